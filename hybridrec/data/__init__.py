@@ -1,0 +1,1 @@
+"""Interactions and items in, validated: data sets, splits, item text."""

@@ -1,0 +1,1 @@
+"""Metrics, the protocol, paired comparisons and the stage table."""

@@ -1,0 +1,1 @@
+"""Learned fusion of the signals that the stages leave on their candidates."""

@@ -1,0 +1,1 @@
+"""The first stage: recallers, vector indexes, and the blend of their lists."""

@@ -1,0 +1,1 @@
+"""The second stage: the cross-encoder that shares a prompt across candidates."""
