@@ -425,7 +425,7 @@ class VectorIndex(Protocol):
         exclude: Ragged | None = None,
         allow: Mask | None = None,
     ) -> tuple[Items, Scores]:
-        """(B, k) items and scores for (B, d) queries: ranked, padded with -1 / -inf on the right."""
+        """(B, k) items and scores for (B, d) queries: ranked, -1 / -inf padding last."""
 
     def add(self, vectors: Scores) -> None:
         """Append vectors (n, d); their codes follow the last one."""

@@ -34,5 +34,7 @@ def track(steps: Iterable[T], label: str, total: int | None = None) -> Iterable[
         return steps
     from tqdm import tqdm
 
-    bar: Iterable[T] = tqdm(steps, desc=label, total=total, delay=2, leave=False, dynamic_ncols=True)
+    bar: Iterable[T] = tqdm(
+        steps, desc=label, total=total, delay=2, leave=False, dynamic_ncols=True
+    )
     return bar
