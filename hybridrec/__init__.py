@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from hybridrec.bars import progress
     from hybridrec.candidates import Candidates, Queries, Ragged, Recommendations
     from hybridrec.checks import (
         DataSourceError,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from hybridrec.evaluation.protocol import evaluate
     from hybridrec.evaluation.report import Report
     from hybridrec.fuse.linear import LinearFusion
-    from hybridrec.bars import progress
     from hybridrec.recall.als import ALS
     from hybridrec.recall.exact_index import ExactIndex, top_k
     from hybridrec.recall.faiss_index import FaissIndex

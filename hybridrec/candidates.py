@@ -392,8 +392,22 @@ class Scorer(Protocol):
 class Recaller(Scorer, Protocol):
     """A scorer that can also search the whole catalogue, and that is fitted to interactions."""
 
+    half_life: float | None
+    """Events after which a history item counts half when asked; None weighs all alike."""
+
+    @property
+    def half_lives(self) -> tuple[float | None, ...]:
+        """The values of ``half_life`` worth trying on validation events; () where it is fixed."""
+
     def fit(self, data: FitData) -> Self:
         """Learn from ``data``; returns itself."""
+
+    def refit(self, data: FitData) -> Self:
+        """Learn anew from more data, keeping every choice and whatever readers rely on.
+
+        What was trained on this recaller's scores or vectors must stay valid: ALS starts from its
+        factors and aligns the new ones to them.
+        """
 
     def recall(self, queries: Queries, k: int) -> Candidates:
         """The best ``k`` items of the catalogue, those excluded and not allowed left out."""
