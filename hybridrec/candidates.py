@@ -285,6 +285,27 @@ class Candidates:
             },
         )
 
+    @classmethod
+    def stacked(cls, parts: Sequence[Candidates], depth: int) -> Self:
+        """Lists of consecutive batches as one, each padded to ``depth`` columns."""
+
+        def stack(arrays: list[NDArray[Any]], fill: float, dtype: type) -> NDArray[Any]:
+            whole = np.full((sum(map(len, arrays)), depth), fill, dtype=dtype)
+            row = 0
+            for array in arrays:
+                whole[row : row + len(array), : array.shape[1]] = array
+                row += len(array)
+            return whole
+
+        return cls(
+            stack([part.items for part in parts], -1, np.int32),
+            stack([part.scores for part in parts], -np.inf, np.float32),
+            {
+                name: stack([part.signals[name] for part in parts], 0.0, np.float32)
+                for name in (parts[0].signals if parts else ())
+            },
+        )
+
     def reordered(self, scores: Scores) -> Self:
         """The same candidates ranked by other scores (B, K), aligned with ``items``."""
         return type(self).ranked(self.items, scores, self.signals)
@@ -296,10 +317,17 @@ class Candidates:
 
     def head(self, k: int) -> Self:
         """The first ``k`` columns."""
+        return self._columns(slice(0, k))
+
+    def tail(self, k: int) -> Self:
+        """What stands behind the first ``k`` columns."""
+        return self._columns(slice(k, None))
+
+    def _columns(self, part: slice) -> Self:
         return type(self)(
-            self.items[:, :k],
-            self.scores[:, :k],
-            {name: values[:, :k] for name, values in self.signals.items()},
+            self.items[:, part],
+            self.scores[:, part],
+            {name: values[:, part] for name, values in self.signals.items()},
         )
 
     def select(self, rows: NDArray[Any]) -> Self:

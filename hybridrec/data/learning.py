@@ -1,0 +1,144 @@
+"""Which events teach what: the split inside ``fit`` that keeps training free of leakage.
+
+Count a user's events from the end: position 0 is for validation (it makes choices and trains no
+weight), positions 1 to K = min(8, n // 5) are learning events, the rest is the base that fit A
+sees. Every learning row's candidates and signals come from fit A, and its history is what the user
+did before it, so nothing a row is trained on knew its target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridrec.candidates import Queries, Ragged
+
+if TYPE_CHECKING:
+    from hybridrec.candidates import Items, Mask
+    from hybridrec.data.dataset import Dataset
+
+MOST_LEARNING_EVENTS = 8
+EVENTS_A_LEARNING_EVENT = 5
+RERANKER_SHARE = 0.75
+STOPPING_SHARE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class LearningRows:
+    """Events to learn from, one a row.
+
+    Attributes:
+        users: (n,) int32 user codes.
+        events: (n,) int64 places in ``data.histories.items``.
+        positions: (n,) int64 events of the user that are newer than this one.
+        targets: (n,) int32 item codes.
+    """
+
+    users: Items
+    events: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    targets: Items
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def select(self, chosen: NDArray[np.int64] | Mask) -> LearningRows:
+        """The rows ``chosen``: places or a mask."""
+        return LearningRows(
+            self.users[chosen], self.events[chosen], self.positions[chosen], self.targets[chosen]
+        )
+
+    def sample(self, n: int | None, generator: np.random.Generator) -> LearningRows:
+        """At most ``n`` of the rows, drawn without replacement, in their old order."""
+        if n is None or len(self) <= n:
+            return self
+        return self.select(np.sort(generator.choice(len(self), n, replace=False)))
+
+    def queries(self, data: Dataset, *, max_history: int = 1000) -> Queries:
+        """What each user had done before the row's event; every other event of theirs is excluded.
+
+        Events newer than the row's are left out of the lists too: they are things the user went on
+        to choose, and to count them as wrong answers would teach the opposite of what happened.
+        """
+        known = data.histories.select(self.users)
+        start = data.histories.indptr[:-1][self.users]
+        place = np.arange(len(known.items)) - known.indptr[:-1][known.row_of()]
+        event = np.repeat(self.events - start, known.lengths)
+        exclude = known.keep(place != event)
+        if data.excluded is not None:
+            exclude = exclude.merged(data.excluded.select(self.users))
+        context = {
+            name: [values[event] for event in self.events] for name, values in data.context.items()
+        }
+        return Queries(
+            known.keep(place < event).newest(max_history),
+            data.n_items,
+            users=self.users,
+            exclude=Ragged(exclude.indptr, exclude.items),
+            context=context,
+            ordered=data.ordered,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LearningPlan:
+    """The parts that ``fit`` divides the events of a data set into.
+
+    Attributes:
+        base: (nnz,) the events that fit A sees.
+        validation: position 0 of each user with at least two events.
+        reranker: learning rows of the users in R, less those in ``stopping``.
+        stopping: learning rows of a tenth of R, for the reranker's early stopping.
+        fusion: learning rows of the users in F.
+        users_without_rows: users with too few events to learn from.
+    """
+
+    base: Mask
+    validation: LearningRows
+    reranker: LearningRows
+    stopping: LearningRows
+    fusion: LearningRows
+    users_without_rows: int
+
+    @classmethod
+    def of(cls, data: Dataset, seed: int) -> LearningPlan:
+        """Divide ``data`` by the rule above; a seeded hash of the user code deals users to R and F.
+
+        Unordered histories have no newest event: their positions follow the order of the rows.
+        """
+        histories = data.histories
+        positions = histories.from_end()
+        users = histories.row_of().astype(np.int32)
+        lengths = histories.lengths[users]
+        learning_events = np.minimum(MOST_LEARNING_EVENTS, lengths // EVENTS_A_LEARNING_EVENT)
+        is_validation = (positions == 0) & (lengths > 1)
+        is_learning = (positions > 0) & (positions <= learning_events)
+
+        def rows(mask: Mask) -> LearningRows:
+            events = np.flatnonzero(mask)
+            return LearningRows(users[events], events, positions[events], histories.items[events])
+
+        draw = _hash_fraction(users, seed)
+        in_r = draw < RERANKER_SHARE
+        stops = draw < RERANKER_SHARE * STOPPING_SHARE
+        return cls(
+            base=~(is_validation | is_learning),
+            validation=rows(is_validation),
+            reranker=rows(is_learning & in_r & ~stops),
+            stopping=rows(is_learning & stops),
+            fusion=rows(is_learning & ~in_r),
+            users_without_rows=int((histories.lengths < EVENTS_A_LEARNING_EVENT).sum()),
+        )
+
+
+def _hash_fraction(values: NDArray[np.int32], seed: int) -> NDArray[np.float64]:
+    """A number in [0, 1) for each value, the same on every machine (SplitMix64's finaliser)."""
+    mixed = values.astype(np.uint64) + np.uint64(seed % 2**63) * np.uint64(0x9E3779B97F4A7C15)
+    mixed += np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53)

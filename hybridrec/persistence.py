@@ -1,0 +1,212 @@
+"""Which files a recommender is: a folder a stage, the catalogue, and the users' histories apart.
+
+Versions, hashes and the atomic swap are :mod:`hybridrec.storage`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridrec.candidates import Ragged
+from hybridrec.checks import StorageError
+from hybridrec.data.dataset import Dataset
+from hybridrec.data.ids import IdMap
+from hybridrec.fuse.linear import LinearFusion
+from hybridrec.pipeline import Pipeline
+from hybridrec.recall.blend import Blend
+from hybridrec.recall.popularity import Popularity
+from hybridrec.state import read_state, write_state
+from hybridrec.training import Training, TrainingReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_log = logging.getLogger("hybridrec")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What a model folder holds.
+
+    Attributes:
+        pipeline: the fitted stages.
+        data: the catalogue, with the users and histories of the sidecar if there is one.
+        retired: (I,) bool, items that are never recommended.
+        settings: what the recommender was made with.
+        report: what happened in its ``fit``.
+    """
+
+    pipeline: Pipeline
+    data: Dataset
+    retired: NDArray[np.bool_]
+    settings: Training
+    report: TrainingReport
+
+
+def write_model(model: Model, folder: Path) -> dict[str, Any]:
+    """Fill ``folder`` with every stage and the catalogue; returns what the manifest should say.
+
+    Raises:
+        StorageError: a stage cannot be written.
+    """
+    pipeline, data = model.pipeline, model.data
+    for place, recaller in enumerate(pipeline.blend.recallers):
+        recaller.save_files(folder / f"recaller_{place}")
+    pipeline.popularity.save_files(folder / "popularity")
+    parts = {
+        "reranker": pipeline.reranker,
+        "fusion": pipeline.fusion,
+        "fusion_with_reranker": pipeline.fusion_with_reranker,
+    }
+    for name, part in parts.items():
+        if part is not None:
+            part.save_files(folder / name)
+    _write_catalogue(data, model.retired, folder / "catalogue")
+    return {
+        "recallers": [_kind(recaller) for recaller in pipeline.blend.recallers],
+        "blend_weights": pipeline.blend.weights,
+        **{name: None if part is None else _kind(part) for name, part in parts.items()},
+        "settings": asdict(model.settings),
+        "report": model.report.to_json(),
+    }
+
+
+def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, type]) -> Model:
+    """What :func:`write_model` wrote.
+
+    Args:
+        folder: the version's folder.
+        manifest: what its manifest says.
+        kinds: the stage classes that may be made, by name.
+
+    Raises:
+        StorageError: a stage of a kind that is not known, or files that do not fit together.
+    """
+
+    def part(name: str, where: str) -> Any:
+        if name not in kinds:
+            raise StorageError(
+                f"{where} is of kind {name!r}, which hybridrec does not know; if the class is "
+                f"yours, pass it: load(path, kinds={{{name!r}: TheClass}})"
+            )
+        return kinds[name].load_files(folder / where)
+
+    try:
+        recallers = [
+            part(name, f"recaller_{place}") for place, name in enumerate(manifest["recallers"])
+        ]
+        optional = {
+            where: None if manifest[where] is None else part(manifest[where], where)
+            for where in ("reranker", "fusion", "fusion_with_reranker")
+        }
+        settings = Training(**manifest["settings"])
+        report = TrainingReport(**manifest["report"])
+        blend = Blend(recallers, manifest["blend_weights"])
+    except (KeyError, TypeError) as error:
+        raise StorageError(f"the manifest in {folder} is not a recommender's: {error}") from error
+    data, retired = _read_catalogue(folder / "catalogue")
+    pipeline = Pipeline(
+        blend=blend,
+        popularity=Popularity.load_files(folder / "popularity"),
+        reranker=optional["reranker"],
+        fusion=optional["fusion"],
+        fusion_with_reranker=optional["fusion_with_reranker"],
+        depth=settings.depth,
+        rerank_depth=settings.rerank_depth,
+    )
+    return Model(pipeline, data, retired, settings, report)
+
+
+def known_kinds() -> dict[str, type]:
+    """The stage classes of hybridrec by name; importing them loads no torch."""
+    from hybridrec.recall.als import ALS
+    from hybridrec.recall.text import TextRecall
+    from hybridrec.recall.transitions import ItemTransitions
+    from hybridrec.rerank.cross_encoder import CrossEncoder
+
+    kinds = (ALS, ItemTransitions, TextRecall, Popularity, LinearFusion, CrossEncoder)
+    return {kind.__name__: kind for kind in kinds}
+
+
+def _kind(part: object) -> str:
+    return type(part).__name__
+
+
+def _write_catalogue(data: Dataset, retired: NDArray[np.bool_], folder: Path) -> None:
+    settings = {
+        "item_id": data.item_id,
+        "item_template": data.item_template,
+        "item_columns": list(data.item_columns),
+        "ordered": data.ordered,
+        "frame": data.frame,
+    }
+    write_state(folder, settings, {"ids": data.items.ids, "retired": retired})
+    if data.texts is not None:
+        text = json.dumps(list(data.texts), ensure_ascii=False)
+        (folder / "texts.json").write_text(text, encoding="utf-8")
+
+
+def _read_catalogue(folder: Path) -> tuple[Dataset, NDArray[np.bool_]]:
+    settings, arrays = read_state(folder)
+    path = folder / "texts.json"
+    texts = tuple(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    data = Dataset(
+        users=IdMap(arrays["ids"][:0]),
+        items=IdMap(arrays["ids"]),
+        histories=Ragged.empty(0),
+        texts=texts,
+        ordered=settings["ordered"],
+        item_id=settings["item_id"],
+        item_template=settings["item_template"],
+        frame=settings["frame"],
+    )
+    return data, arrays["retired"]
+
+
+# Histories are user data: they lie outside the sealed version, so that forgetting is an edit there.
+
+
+def write_histories(data: Dataset, folder: Path) -> None:
+    """Write who did what, with the mark of the catalogue that its codes belong to."""
+    arrays = {"users": data.users.ids, "indptr": data.histories.indptr}
+    arrays |= {"items": data.histories.items}
+    if data.histories.weights is not None:
+        arrays["weights"] = data.histories.weights
+    if data.excluded is not None:
+        arrays |= {"excluded_indptr": data.excluded.indptr, "excluded_items": data.excluded.items}
+    mark = {"n_items": data.n_items, "catalogue": _mark(data.items.ids)}
+    write_state(folder, mark, {name: np.asarray(array) for name, array in arrays.items()})
+
+
+def with_histories(data: Dataset, folder: Path) -> Dataset:
+    """``data`` with the users of a sidecar; without them if they belong to another catalogue."""
+    settings, arrays = read_state(folder)
+    n_items = int(settings["n_items"])
+    if n_items > data.n_items or settings["catalogue"] != _mark(data.items.ids[:n_items]):
+        _log.warning(
+            "the histories beside this model belong to another catalogue and are left out: save "
+            "with histories=True again"
+        )
+        return data
+    excluded = None
+    if "excluded_indptr" in arrays:
+        excluded = Ragged(arrays["excluded_indptr"], arrays["excluded_items"])
+    return replace(
+        data,
+        users=IdMap(arrays["users"]),
+        histories=Ragged(arrays["indptr"], arrays["items"], arrays.get("weights")),
+        excluded=excluded,
+    )
+
+
+def _mark(ids: NDArray[Any]) -> str:
+    """A digest of ids in their order, whatever width numpy stores them at."""
+    return hashlib.sha256(json.dumps(ids.tolist()).encode()).hexdigest()

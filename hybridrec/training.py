@@ -1,0 +1,233 @@
+"""How a pipeline is fitted: the eight steps of training without leakage.
+
+1.  :class:`~hybridrec.data.learning.LearningPlan` divides the events.
+2.  Fit A: every recaller on the base events only.
+3.  Each learning event is asked of fit A with the history before it.
+4.  The reranker learns from the lists of the users in R, early-stopped on a tenth of them.
+5.  Two fusions, without and with the reranker's signal, learn from the same lists of users in F.
+6.  Validation events choose half-lives and blend weights; they train no weight.
+7.  Fit D: the recallers again, on everything given, every choice kept.
+8.  The test is the caller's: :func:`hybridrec.evaluate`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hybridrec.bars import track
+from hybridrec.candidates import Ragged
+from hybridrec.checks import FitError
+from hybridrec.data.learning import LearningPlan, LearningRows
+from hybridrec.evaluation.metrics import per_user
+from hybridrec.pipeline import Pipeline
+from hybridrec.recall.blend import Blend
+from hybridrec.recall.popularity import Popularity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hybridrec.candidates import Candidates, Queries, Recaller
+    from hybridrec.data.dataset import Dataset
+    from hybridrec.fuse.linear import LinearFusion
+    from hybridrec.pipeline import Reranker
+
+_log = logging.getLogger("hybridrec")
+
+_CHOICE_DEPTH = 10
+_STOPPING_LISTS = 150
+_BLEND_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What to train and how much of it.
+
+    Attributes:
+        depth: candidates a list.
+        rerank_depth: candidates that the reranker reads.
+        reranker_examples: lists to fine-tune on at most; None takes all.
+        fusion_examples: lists to fit the fusions on at most; None takes all.
+        seed: of the deal of users to R and F, and of the samples.
+    """
+
+    depth: int
+    rerank_depth: int
+    reranker_examples: int | None
+    fusion_examples: int | None
+    seed: int
+
+
+@dataclass
+class TrainingReport:
+    """What happened in ``fit``: counts of rows, of missed positives, and the choices made."""
+
+    users: int = 0
+    users_without_rows: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    missed: dict[str, int] = field(default_factory=dict)
+    half_lives: dict[str, float | None] = field(default_factory=dict)
+    blend_weights: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+    reranker: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """Learning rows with the candidates that fit A gave them: those whose target recall found."""
+
+    rows: LearningRows
+    queries: Queries
+    candidates: Candidates
+
+
+def train(
+    recallers: Sequence[Recaller],
+    reranker: Reranker | None,
+    fusion: LinearFusion | None,
+    data: Dataset,
+    settings: Training,
+) -> tuple[Pipeline, TrainingReport]:
+    """Fit every stage to ``data`` (steps 1 to 7).
+
+    Raises:
+        FitError: there is nothing to learn from, or recall missed every learning event.
+    """
+    plan = LearningPlan.of(data, settings.seed)
+    report = TrainingReport(users=len(data.histories), users_without_rows=plan.users_without_rows)
+    base = data.keep_events(plan.base)
+    for recaller in track(recallers, "fit A", len(recallers)):
+        recaller.fit(base)
+    blend = _choose(recallers, plan.validation, data, settings, report)
+    if reranker is not None:
+        reranker = _finetuned(reranker, blend, plan, data, settings, report)
+    fusions = _fusions(fusion, reranker, blend, plan, data, settings, report)
+    for recaller in track(recallers, "fit D", len(recallers)):
+        recaller.refit(data)
+    popularity = Popularity().fit(data)
+    depths = (settings.depth, settings.rerank_depth)
+    return Pipeline(blend, popularity, reranker, *fusions, *depths), report
+
+
+def learning_lists(
+    name: str,
+    rows: LearningRows,
+    blend: Blend,
+    data: Dataset,
+    depth: int,
+    report: TrainingReport,
+) -> Lists:
+    """Step 3 for ``rows``: the top ``depth`` of the blend; lists without their target are counted.
+
+    A positive that recall missed would teach, against negatives from inside the list, to prefer
+    what recall dislikes, so it gives no gradient.
+    """
+    queries = rows.queries(data)
+    candidates = blend.candidates(queries, depth)
+    found = (candidates.items == rows.targets[:, None]).any(axis=1)
+    report.rows[name] = len(rows)
+    report.missed[name] = int((~found).sum())
+    _log.info(
+        "%s: %d learning lists of %d candidates, %d positives missed by recall",
+        name,
+        len(rows),
+        depth,
+        report.missed[name],
+    )
+    kept = np.flatnonzero(found)
+    return Lists(rows.select(kept), queries.select(kept), candidates.select(kept))
+
+
+def _finetuned(
+    reranker: Reranker,
+    blend: Blend,
+    plan: LearningPlan,
+    data: Dataset,
+    settings: Training,
+    report: TrainingReport,
+) -> Reranker:
+    """Step 4."""
+    if data.texts is None:
+        raise FitError(
+            "the reranker reads item text and this data set has none: build it with "
+            "Dataset.from_frame(..., items=, item_text=), or leave the reranker out"
+        )
+    reranker = reranker.fresh()
+    reranker.prepare(data.texts)
+    generator = np.random.default_rng(settings.seed)
+    depth = settings.rerank_depth
+    rows = plan.reranker.sample(settings.reranker_examples, generator)
+    lists = learning_lists("reranker", rows, blend, data, depth, report)
+    if not len(lists.rows):
+        raise FitError(
+            f"recall found none of the {len(plan.reranker)} learning events of "
+            f"{report.users} users, so the reranker has nothing to learn from: give it more "
+            "events a user (5 at least), a greater depth, or leave the reranker out"
+        )
+    stopping = plan.stopping.sample(_STOPPING_LISTS, generator)
+    held = learning_lists("stopping", stopping, blend, data, depth, report)
+    held_out = (held.queries, held.candidates, held.rows.targets) if len(held.rows) else None
+    log = reranker.finetune(lists.queries, lists.candidates, lists.rows.targets, held_out=held_out)
+    report.reranker = asdict(log)
+    return reranker
+
+
+def _fusions(
+    fusion: LinearFusion | None,
+    reranker: Reranker | None,
+    blend: Blend,
+    plan: LearningPlan,
+    data: Dataset,
+    settings: Training,
+    report: TrainingReport,
+) -> tuple[LinearFusion | None, LinearFusion | None]:
+    """Step 5: the fusion without the reranker's signal and, where there is one, with it."""
+    if fusion is None:
+        return None, None
+    generator = np.random.default_rng(settings.seed + 1)
+    if reranker is None:
+        rows = plan.fusion.sample(settings.fusion_examples, generator)
+        lists = learning_lists("fusion", rows, blend, data, settings.depth, report)
+        return copy.deepcopy(fusion).fit(lists.candidates, lists.rows.targets), None
+    rows = plan.fusion.sample(settings.fusion_examples, generator)
+    lists = learning_lists("fusion", rows, blend, data, settings.rerank_depth, report)
+    scores = reranker.score(lists.queries, lists.candidates.items)
+    with_reranker = lists.candidates.with_signal(reranker.name, scores)
+    return (
+        copy.deepcopy(fusion).fit(lists.candidates, lists.rows.targets),
+        copy.deepcopy(fusion).fit(with_reranker, lists.rows.targets),
+    )
+
+
+def _choose(
+    recallers: Sequence[Recaller],
+    rows: LearningRows,
+    data: Dataset,
+    settings: Training,
+    report: TrainingReport,
+) -> Blend:
+    """Step 6: half-lives by NDCG@10 of each recaller alone, blend weights by Recall@depth."""
+    if not len(rows):
+        _log.warning("no user has two events: half-lives and blend weights stay at their defaults")
+        return Blend(recallers)
+    queries = rows.queries(data)
+    targets = Ragged.from_rows([[target] for target in rows.targets])
+    for recaller in track(recallers, "half-lives", len(recallers)):
+        found: dict[float | None, float] = {}
+        for half_life in recaller.half_lives if data.ordered else ():
+            recaller.half_life = half_life
+            ranked = recaller.recall(queries, _CHOICE_DEPTH)
+            found[half_life] = float(per_user(ranked.items, targets, _CHOICE_DEPTH).ndcg.mean())
+        if found:
+            recaller.half_life = max(found, key=lambda half_life: found[half_life])
+            _log.info("%s: half-life %s of %s", recaller.name, recaller.half_life, found)
+        report.half_lives[recaller.name] = recaller.half_life
+    return Blend(recallers)

@@ -1,0 +1,101 @@
+"""A package imports only what stands to its left, heavy libraries stay behind one door each."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "hybridrec"
+ORDER = [
+    "_core",
+    "checks",
+    "bars",
+    "state",
+    "candidates",
+    "data",
+    "recall",
+    "rerank",
+    "fuse",
+    "evaluation",
+    "storage",
+    "pipeline",
+    "training",
+    "persistence",
+    "engine",
+    "serve",
+    "client",
+    "demo",
+    "doctor",
+    "cli",
+]
+DOORS = {
+    "faiss": {"recall/faiss_index.py"},
+    "lightgbm": {"fuse/trees.py"},
+    "implicit": {"recall/implicit_model.py"},
+    "torch": {"rerank/", "recall/als_torch.py", "recall/sequence.py", "recall/text.py"},
+    "transformers": {"rerank/", "recall/text.py"},
+}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+            if node.module == "hybridrec":
+                found |= {f"hybridrec.{name.name}" for name in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_only_what_stands_to_its_left(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    place = ORDER.index(room)
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[0] != "hybridrec" or len(parts) == 1 or parts[1] not in ORDER:
+            continue
+        assert ORDER.index(parts[1]) <= place, f"{room} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_libraries_have_one_door_each(path):
+    where = str(path.relative_to(PACKAGE))
+    for module in imports(path):
+        doors = DOORS.get(module.split(".")[0])
+        assert doors is None or any(where.startswith(door) for door in doors), (where, module)
+
+
+def test_import_loads_nothing_heavy():
+    code = (
+        "import sys, hybridrec\n"
+        "heavy = {'torch', 'faiss', 'numba', 'scipy', 'pyarrow', 'transformers'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there():
+    import hybridrec
+
+    for name in hybridrec.__all__:
+        assert getattr(hybridrec, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        hybridrec.nothing  # noqa: B018
+
+
+def test_no_module_holds_an_assert_or_a_pickle():
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Assert)], path
+        assert not imports(path) & {"pickle", "dill", "cloudpickle", "shelve"}, path
