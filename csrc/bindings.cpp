@@ -1,0 +1,232 @@
+// The boundary, and the only file that knows pybind11: check types and shapes, prove every index
+// in range, release the GIL, call. Below the release there is no Python object.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+
+#include "als.h"
+#include "topk.h"
+#include "views.h"
+
+namespace py = pybind11;
+using namespace hybridrec;
+using namespace pybind11::literals;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+template <class T>
+using Maybe = std::optional<Array<T>>;
+using Shape = std::initializer_list<int64_t>;
+constexpr int64_t kAny = -1;
+
+// The data of an array of the wanted shape (kAny: any extent), aligned for its type.
+template <class T>
+const T* borrow(const char* name, const Array<T>& array, Shape wanted) {
+    if (array.ndim() != static_cast<py::ssize_t>(wanted.size()))
+        refuse(std::string(name) + " has " + std::to_string(array.ndim()) + " dimensions; wanted " +
+               std::to_string(wanted.size()));
+    py::ssize_t axis = 0;
+    for (const int64_t extent : wanted) {
+        if (extent != kAny && array.shape(axis) != extent)
+            refuse(std::string(name) + " has extent " + std::to_string(array.shape(axis)) +
+                   " on axis " + std::to_string(axis) + "; wanted " + std::to_string(extent));
+        ++axis;
+    }
+    if (reinterpret_cast<uintptr_t>(array.data()) % alignof(T) != 0)
+        refuse(std::string(name) + " is not aligned in memory; copy it first");
+    return array.data();
+}
+
+Matrix<const float> matrix(const char* name, const Array<float>& array, int64_t rows = kAny,
+                           int64_t columns = kAny) {
+    const float* data = borrow(name, array, {rows, columns});
+    return {data, array.shape(0), array.shape(1)};
+}
+
+Ragged ragged(const char* name, const Array<int64_t>& indptr, const Array<int32_t>& items,
+              int64_t n_items) {
+    const int64_t* starts = borrow("indptr", indptr, {kAny});
+    const int32_t* codes = borrow("items", items, {kAny});
+    check_ragged(name, starts, indptr.size(), codes, items.size(), n_items);
+    return {starts, codes, nullptr, indptr.size() - 1};
+}
+
+int checked_threads(int64_t threads) {
+    if (threads < 1 || threads > 1024)
+        refuse("threads is " + std::to_string(threads) + "; wanted 1 to 1024");
+    return static_cast<int>(threads);
+}
+
+int64_t checked_items(int64_t n_items) {
+    if (n_items < 0 || n_items > std::numeric_limits<int32_t>::max() - kPanel)
+        refuse("n_items is " + std::to_string(n_items) + "; wanted what int32 codes can name");
+    return n_items;
+}
+
+Array<float> py_gram(const Array<float>& factors, int64_t threads) {
+    const Matrix<const float> m = matrix("factors", factors);
+    const int workers = checked_threads(threads);
+    Array<float> out({m.columns, m.columns});
+    float* to = out.mutable_data();
+    {
+        const py::gil_scoped_release release;
+        gram(m, to, workers);
+    }
+    return out;
+}
+
+Problem problem(const Array<int64_t>& indptr, const Array<int32_t>& items,
+                const Maybe<float>& weights, const Array<float>& other, const Array<float>& gram,
+                const Array<float>& ridge, float alpha, float target) {
+    const Matrix<const float> y = matrix("other", other);
+    Ragged rows = ragged("history", indptr, items, y.rows);
+    if (weights) rows.weights = borrow("weights", *weights, {items.size()});
+    return {rows,
+            y,
+            borrow("gram", gram, {y.columns, y.columns}),
+            borrow("ridge", ridge, {rows.rows}),
+            alpha,
+            target};
+}
+
+Array<float> py_solve_cholesky(const Array<int64_t>& indptr, const Array<int32_t>& items,
+                               const Maybe<float>& weights, const Array<float>& other,
+                               const Array<float>& gram, const Array<float>& ridge, float alpha,
+                               float target, int64_t threads) {
+    const Problem p = problem(indptr, items, weights, other, gram, ridge, alpha, target);
+    const int workers = checked_threads(threads);
+    Array<float> out({p.rows.rows, p.other.columns});
+    const Matrix<float> to{out.mutable_data(), p.rows.rows, p.other.columns};
+    {
+        const py::gil_scoped_release release;
+        solve_cholesky(p, to, workers);
+    }
+    return out;
+}
+
+Array<float> py_solve_cg(const Array<int64_t>& indptr, const Array<int32_t>& items,
+                         const Maybe<float>& weights, const Array<float>& other,
+                         const Array<float>& gram, const Array<float>& ridge, float alpha,
+                         float target, const Array<float>& start, int64_t steps, int64_t threads) {
+    const Problem p = problem(indptr, items, weights, other, gram, ridge, alpha, target);
+    const Matrix<const float> from = matrix("start", start, p.rows.rows, p.other.columns);
+    if (steps < 1 || steps > 1000000) refuse("steps is " + std::to_string(steps));
+    const int workers = checked_threads(threads);
+    Array<float> out({from.rows, from.columns});
+    std::copy_n(from.data, from.rows * from.columns, out.mutable_data());
+    const Matrix<float> to{out.mutable_data(), from.rows, from.columns};
+    {
+        const py::gil_scoped_release release;
+        solve_cg(p, to, static_cast<int>(steps), workers);
+    }
+    return out;
+}
+
+// Exclusions and the answer of a search: everything but where the scores come from.
+class Search {
+  public:
+    Search(int64_t rows, int64_t n_items, int64_t k, const Maybe<int64_t>& indptr,
+           const Maybe<int32_t>& items, const Maybe<bool>& allow, int64_t threads)
+        : threads_(checked_threads(threads)) {
+        if (k < 1 || k > n_items)
+            refuse("k is " + std::to_string(k) + "; wanted 1 to the number of items, " +
+                   std::to_string(n_items));
+        if (indptr.has_value() != items.has_value())
+            refuse("exclude wants both its indptr and its items, or neither");
+        if (indptr) {
+            exclude_ = ragged("exclude", *indptr, *items, n_items);
+            if (exclude_->rows != rows)
+                refuse("exclude has " + std::to_string(exclude_->rows) + " rows; wanted " +
+                       std::to_string(rows));
+        }
+        // Read as bytes: a bool array made by a view may hold other bytes than 0 and 1.
+        if (allow) allow_ = reinterpret_cast<const uint8_t*>(borrow("allow", *allow, {n_items}));
+        items_ = Array<int32_t>({rows, k});
+        scores_ = Array<float>({rows, k});
+        best_ = {{items_.mutable_data(), rows, k}, {scores_.mutable_data(), rows, k}};
+    }
+    Search(const Search&) = delete;
+    Search& operator=(const Search&) = delete;
+
+    template <class Run>
+    py::tuple run(const Run& kernel) {
+        {
+            const py::gil_scoped_release release;
+            kernel(Filter{exclude_ ? &*exclude_ : nullptr, allow_}, best_, threads_);
+        }
+        return py::make_tuple(items_, scores_);
+    }
+
+  private:
+    int threads_;
+    std::optional<Ragged> exclude_;
+    const uint8_t* allow_ = nullptr;
+    Array<int32_t> items_;
+    Array<float> scores_;
+    Best best_{};
+};
+
+py::tuple py_top_k(const Array<float>& queries, const Array<float>& packed, int64_t n_items,
+                   int64_t k, const Maybe<int64_t>& exclude_indptr,
+                   const Maybe<int32_t>& exclude_items, const Maybe<bool>& allow, int64_t threads) {
+    const Matrix<const float> q = matrix("queries", queries);
+    const int64_t panels = (checked_items(n_items) + kPanel - 1) / kPanel;
+    const float* items = borrow("packed", packed, {panels, q.columns, kPanel});
+    Search search(q.rows, n_items, k, exclude_indptr, exclude_items, allow, threads);
+    return search.run([&](Filter filter, Best best, int workers) {
+        top_k(q, items, n_items, filter, best, workers);
+    });
+}
+
+py::tuple py_select_top_k(const Array<float>& scores, int64_t k,
+                          const Maybe<int64_t>& exclude_indptr, const Maybe<int32_t>& exclude_items,
+                          const Maybe<bool>& allow, int64_t threads) {
+    const Matrix<const float> s = matrix("scores", scores);
+    checked_items(s.columns);
+    Search search(s.rows, s.columns, k, exclude_indptr, exclude_items, allow, threads);
+    return search.run(
+        [&](Filter filter, Best best, int workers) { select_top_k(s, filter, best, workers); });
+}
+
+// The builds that were compiled and that this CPU and system can run, best first.
+py::tuple cpu_builds() {
+#ifdef HYBRIDREC_X86_BUILDS
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl");
+    if (avx512) return py::make_tuple("avx512", "avx2", "baseline");
+    if (avx2) return py::make_tuple("avx2", "baseline");
+#endif
+    return py::make_tuple("baseline");
+}
+
+}  // namespace
+
+PYBIND11_MODULE(HYBRIDREC_MODULE, m) {
+    m.attr("panel") = kPanel;
+    py::register_local_exception<NotPositiveDefinite>(m, "NotPositiveDefiniteError",
+                                                      PyExc_ArithmeticError);
+    m.def("cpu_builds", &cpu_builds);
+    m.def("gram", &py_gram, "factors"_a.noconvert(), py::kw_only(), "threads"_a);
+    m.def("solve_cholesky", &py_solve_cholesky, "indptr"_a.noconvert(), "items"_a.noconvert(),
+          "weights"_a.noconvert(), "other"_a.noconvert(), "gram"_a.noconvert(),
+          "ridge"_a.noconvert(), py::kw_only(), "alpha"_a, "target"_a, "threads"_a);
+    m.def("solve_cg", &py_solve_cg, "indptr"_a.noconvert(), "items"_a.noconvert(),
+          "weights"_a.noconvert(), "other"_a.noconvert(), "gram"_a.noconvert(),
+          "ridge"_a.noconvert(), py::kw_only(), "alpha"_a, "target"_a, "start"_a.noconvert(),
+          "steps"_a, "threads"_a);
+    m.def("top_k", &py_top_k, "queries"_a.noconvert(), "packed"_a.noconvert(), "n_items"_a, "k"_a,
+          "exclude_indptr"_a.noconvert(), "exclude_items"_a.noconvert(), "allow"_a.noconvert(),
+          py::kw_only(), "threads"_a);
+    m.def("select_top_k", &py_select_top_k, "scores"_a.noconvert(), "k"_a,
+          "exclude_indptr"_a.noconvert(), "exclude_items"_a.noconvert(), "allow"_a.noconvert(),
+          py::kw_only(), "threads"_a);
+}

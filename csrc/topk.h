@@ -1,0 +1,34 @@
+// Exact top-k: score descending, then item ascending; -1 / -inf where a row has no more items.
+#pragma once
+
+#include <cstdint>
+
+#include "views.h"
+
+namespace hybridrec {
+
+// Items lie in panels of this many, factor by factor: (panels, d, kPanel), zeros behind the last.
+constexpr int64_t kPanel = 32;
+
+// Which items a row may answer.
+struct Filter {
+    const Ragged* exclude;  // null: nothing is excluded
+    const uint8_t* allow;   // (n_items,), null: everything is allowed
+};
+
+// The k best of each row.
+struct Best {
+    Matrix<int32_t> items;
+    Matrix<float> scores;
+};
+
+// The best inner products of queries (B, d) with n_items packed items. A product beyond float32
+// counts as the largest (lowest) finite float32, an undefined one (inf - inf) as the lowest.
+// O(B I d) time, O(I / 8 + k) memory a query in flight.
+void top_k(Matrix<const float> queries, const float* packed, int64_t n_items, Filter filter,
+           Best best, int threads);
+
+// The best of ready scores (B, I). -inf leaves an item out; NaN and +inf throw invalid_argument.
+void select_top_k(Matrix<const float> scores, Filter filter, Best best, int threads);
+
+}  // namespace hybridrec

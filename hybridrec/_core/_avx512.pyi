@@ -1,0 +1,1 @@
+from hybridrec._core._baseline import *
