@@ -1,1 +1,0 @@
-from hybridrec._core._baseline import *

@@ -1,0 +1,411 @@
+"""Implicit alternating least squares, fitted by the compiled core; a user is a history.
+
+Only the item side is kept: a user's vector is solved from the history whenever it is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from hybridrec import _core
+from hybridrec.bars import track
+from hybridrec.candidates import Candidates, Ragged
+from hybridrec.checks import (
+    FitError,
+    InputError,
+    InputTypeError,
+    frozen,
+    one_of,
+    real_number,
+    thread_count,
+    whole_number,
+)
+from hybridrec.recall.exact_index import ExactIndex
+from hybridrec.recall.promises import (
+    check_half_life,
+    check_name,
+    check_pairs,
+    check_queries,
+    fitted,
+)
+from hybridrec.state import config_from_json, config_to_json, read_state, write_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from hybridrec.candidates import FitData, Items, Queries, Scores, VectorIndex
+
+__all__ = ["ALS", "ALSConfig"]
+
+_HALF_LIVES = (None, 40.0, 20.0, 10.0, 5.0, 3.0)
+_BATCH = 4096
+"""Queries whose vectors are held at once."""
+_CELLS = 1 << 22
+"""Floats gathered at once to score pairs, or events to sum the loss: 16 MiB of float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ALSConfig:
+    """Settings of :class:`ALS`; its docstring says what they mean.
+
+    ``target`` is t of the objective: 1, except in implicit's parametrisation.
+    """
+
+    factors: int = 64
+    alpha: float = 1.0
+    unobserved_weight: float = 0.3
+    regularization: float = 0.01
+    regularization_power: float = 1.0
+    target: float = 1.0
+    epochs: int = 15
+    solver: str = "cg"
+    cg_steps: int = 3
+    half_life: float | str | None = "auto"
+    index: str = "exact"
+    seed: int = 0
+    name: str = "als"
+
+    def __post_init__(self) -> None:
+        whole_number("factors", self.factors, least=1, most=4096)
+        real_number("alpha", self.alpha, above=0.0)
+        real_number("unobserved_weight", self.unobserved_weight, least=0.0)
+        real_number("regularization", self.regularization, least=0.0)
+        real_number("regularization_power", self.regularization_power, least=0.0)
+        real_number("target", self.target, above=0.0)
+        whole_number("epochs", self.epochs, least=1)
+        one_of("solver", self.solver, ("cg", "cholesky"))
+        whole_number("cg_steps", self.cg_steps, least=1, most=1000)
+        check_half_life(self.half_life)
+        if not isinstance(self.index, str) or not self.index:
+            raise InputTypeError(
+                f"index is {self.index!r}; wanted 'exact' or a FAISS factory string"
+            )
+        whole_number("seed", self.seed)
+        check_name(self.name)
+
+
+class ALS:
+    """Matrix factorisation of implicit feedback (Hu, Koren & Volinsky, ICDM 2008).
+
+    Minimises, with the frequency-scaled regularisation of Rendle et al. (RecSys 2022),
+
+    Σ_observed c(t - x·y)² + α₀ Σ_all (x·y)²
+    + λ [Σ_u (n_u + α₀I)^ν ‖x_u‖² + Σ_i (n_i + α₀U)^ν ‖y_i‖²],
+
+    with c = alpha · weight and t = 1; n counts events, and an item met twice adds up its weights.
+
+    Args:
+        factors: F, the length of a vector.
+        alpha: what one unit of weight counts.
+        unobserved_weight: α₀, what every pair counts, observed or not.
+        regularization: λ.
+        regularization_power: ν; 0 regularises all rows alike, 1 by their number of events.
+        epochs: sweeps over both sides. O(nnz·F + (U + I)·F²) each with ``"cg"``.
+        solver: ``"cg"`` takes ``cg_steps`` conjugate-gradient steps from the last epoch's factors;
+            ``"cholesky"`` solves every row exactly, O(nnz·F² + (U + I)·F³) an epoch.
+        half_life: recency of a history when asked (fitting weighs events plainly): events after
+            which an item counts half, None for never, ``"auto"`` to let validation choose.
+        index: ``"exact"``, or a FAISS factory string such as ``"HNSW32"``.
+        threads: None uses every CPU this process may use; the factors have the same bits for any.
+        seed: of the initial item factors.
+        name: the column that its scores fill.
+    """
+
+    def __init__(
+        self,
+        factors: int = 64,
+        *,
+        alpha: float = 1.0,
+        unobserved_weight: float = 0.3,
+        regularization: float = 0.01,
+        regularization_power: float = 1.0,
+        epochs: int = 15,
+        solver: str = "cg",
+        cg_steps: int = 3,
+        half_life: float | str | None = "auto",
+        index: str = "exact",
+        threads: int | None = None,
+        seed: int = 0,
+        name: str = "als",
+    ) -> None:
+        config = ALSConfig(
+            factors=factors,
+            alpha=alpha,
+            unobserved_weight=unobserved_weight,
+            regularization=regularization,
+            regularization_power=regularization_power,
+            epochs=epochs,
+            solver=solver,
+            cg_steps=cg_steps,
+            half_life=half_life,
+            index=index,
+            seed=seed,
+            name=name,
+        )
+        self._configure(config, threads)
+
+    @classmethod
+    def like_implicit(
+        cls,
+        *,
+        alpha: float,
+        regularization: float,
+        factors: int,
+        epochs: int = 15,
+        solver: str = "cg",
+        cg_steps: int = 3,
+        half_life: float | str | None = "auto",
+        index: str = "exact",
+        threads: int | None = None,
+        seed: int = 0,
+        name: str = "als",
+    ) -> Self:
+        """The objective of the ``implicit`` library, in its own terms (unit weights).
+
+        There an observed pair costs alpha·(1 - x·y)², any other (x·y)². That is c = alpha - 1,
+        t = alpha / (alpha - 1), α₀ = 1, ν = 0 here, up to a constant; so alpha must be above 1.
+        """
+        alpha = real_number("alpha", alpha, above=1.0)
+        model = cls(
+            factors,
+            alpha=alpha - 1.0,
+            unobserved_weight=1.0,
+            regularization=regularization,
+            regularization_power=0.0,
+            epochs=epochs,
+            solver=solver,
+            cg_steps=cg_steps,
+            half_life=half_life,
+            index=index,
+            threads=threads,
+            seed=seed,
+            name=name,
+        )
+        model._configure(replace(model.config, target=alpha / (alpha - 1.0)), threads)
+        return model
+
+    def _configure(self, config: ALSConfig, threads: int | None) -> None:
+        self.config = config
+        chosen = config.half_life
+        self.half_life: float | None = None if isinstance(chosen, str) else chosen
+        self._threads = thread_count(threads)
+        self._items: Scores | None = None  # (I, F)
+        self._gram: Scores | None = None  # (F, F) of the items
+        self._index: VectorIndex | None = None
+
+    @property
+    def name(self) -> str:
+        """The column that its scores fill."""
+        return self.config.name
+
+    @property
+    def half_lives(self) -> tuple[float | None, ...]:
+        """The half-lives worth trying; none where one was given."""
+        return _HALF_LIVES if self.config.half_life == "auto" else ()
+
+    @property
+    def item_factors(self) -> Scores:
+        """(I, F) float32, read-only; a zero row for an item nobody took."""
+        return fitted(self.name, self._items)
+
+    def fit(self, data: FitData) -> Self:
+        """Factorise from a random start.
+
+        Raises:
+            InputError: there is not one event.
+            FitError: a row cannot be solved; names it.
+        """
+        rng = np.random.default_rng(self.config.seed)
+        shape = (data.n_items, self.config.factors)
+        start = rng.standard_normal(shape, dtype=np.float32) * (0.1 / np.sqrt(shape[1]))
+        self._keep(self._factorise(data, start.astype(np.float32)))
+        return self
+
+    def refit(self, data: FitData) -> Self:
+        """Factorise from the current item factors, and turn the result to lie on them.
+
+        Inner products do not change when both sides are rotated, so the new factors are rotated
+        (orthogonal Procrustes over the items that both know) to where the old ones lay: what was
+        trained on the old vectors still reads the new ones. Items added since start from zero.
+        """
+        old = self.item_factors
+        if data.n_items < len(old):
+            raise InputError(
+                f"data has {data.n_items} items; {self.name!r} knows {len(old)}: refit on a "
+                "catalogue that only grew, or fit anew"
+            )
+        start = np.zeros((data.n_items, old.shape[1]), np.float32)
+        start[: len(old)] = old
+        new = self._factorise(data, start)
+        self._keep(_aligned(new, old))
+        return self
+
+    def user_vectors(self, queries: Queries) -> Scores:
+        """(B, F) float32: each history folded in, by the exact solve, weighed by recency.
+
+        An empty history gives a zero vector. O(nnz·F² + B·F³).
+        """
+        items = self.item_factors
+        check_queries(self.name, len(items), queries)
+        histories = replace(queries.histories, weights=queries.recency_weights(self.half_life))
+        return self._solve("query", histories, items, None)
+
+    def recall(self, queries: Queries, k: int) -> Candidates:
+        """The ``k`` items with the largest x·y that a query does not exclude."""
+        index = fitted(self.name, self._index)
+        k = whole_number("k", k, least=1)
+        found = np.full((len(queries), k), -1, dtype=np.int32)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        for part, batch in queries.batches(_BATCH):
+            found[part], scores[part] = index.search(
+                self.user_vectors(batch), k, exclude=batch.exclude, allow=batch.allow
+            )
+        return Candidates(found, scores, {self.name: np.where(found >= 0, scores, 0)})
+
+    def score(self, queries: Queries, items: Items) -> Scores:
+        """(B, K) float32, x·y; -inf where the code is -1."""
+        factors = self.item_factors
+        check_queries(self.name, len(factors), queries)
+        items = check_pairs(queries, items)
+        scores = np.empty(items.shape, dtype=np.float32)
+        size = max(1, min(_BATCH, _CELLS // max(1, items.shape[1] * factors.shape[1])))
+        for part, batch in queries.batches(size):
+            # Code -1 reads the last item; it is written over below.
+            pairs = factors[items[part]]
+            scores[part] = np.einsum("bf,bkf->bk", self.user_vectors(batch), pairs)
+        scores[items < 0] = -np.inf
+        return scores
+
+    def add_items(self, texts: Sequence[str] | None, n: int) -> None:
+        """``n`` items that nobody has taken yet: zero vectors, score 0."""
+        old = self.item_factors
+        new = np.zeros((whole_number("n", n), old.shape[1]), np.float32)
+        fitted(self.name, self._index).add(new)
+        self._items = frozen(np.concatenate([old, new]))
+
+    def objective(self, data: FitData) -> float:
+        """The loss of these item factors on ``data``, its users solved exactly."""
+        items = self.item_factors
+        users = self._solve("user", data.histories, items, None)
+        return _loss(data.histories, users, items, self.config)
+
+    def save_files(self, folder: Path) -> None:
+        """Write the settings and the item factors."""
+        items = self.item_factors
+        settings = {"config": config_to_json(self.config), "half_life": self.half_life}
+        write_state(folder, settings, {"item_factors": items})
+
+    @classmethod
+    def load_files(cls, folder: Path) -> Self:
+        """Read what :meth:`save_files` wrote; the index is built again."""
+        settings, arrays = read_state(folder)
+        model = cls()
+        model._configure(config_from_json(ALSConfig, settings["config"]), None)
+        model._keep(arrays["item_factors"])
+        model.half_life = settings["half_life"]
+        return model
+
+    def _keep(self, items: Scores) -> None:
+        if not np.isfinite(items).all():
+            row = int(np.flatnonzero(~np.isfinite(items).all(axis=1))[0])
+            raise FitError(
+                f"the factor of item {row} is not finite: scale the weights down or raise "
+                "regularization"
+            )
+        self._index = _index(items, self.config.index, self._threads)
+        self._items = frozen(items)
+        self._gram = _core.gram(items, threads=self._threads)
+
+    def _factorise(self, data: FitData, items: Scores) -> Scores:
+        histories = data.histories
+        if not len(histories.items):
+            raise InputError("data has no events: ALS needs at least one to learn from")
+        takers = _transposed(histories, data.n_items)
+        users = np.zeros((len(histories), self.config.factors), np.float32)
+        for _ in track(range(self.config.epochs), "ALS"):
+            users = self._solve("user", histories, items, users)
+            items = self._solve("item", takers, users, items)
+        return items
+
+    def _solve(self, side: str, rows: Ragged, other: Scores, start: Scores | None) -> Scores:
+        """(rows, F): every row's factor with ``other`` held fixed.
+
+        From ``start`` by conjugate gradients where that is the solver; without it, exactly.
+        """
+        config = self.config
+        observed = other is self._items and self._gram is not None
+        gram = self._gram if observed else _core.gram(other, threads=self._threads)
+        unobserved = config.unobserved_weight
+        scale = (rows.lengths + unobserved * len(other)) ** config.regularization_power
+        system = (
+            rows.indptr,
+            rows.items,
+            rows.weights,
+            other,
+            np.float32(unobserved) * gram,
+            (config.regularization * scale).astype(np.float32),
+        )
+        shared: dict[str, Any] = {
+            "alpha": config.alpha,
+            "target": config.target,
+            "threads": self._threads,
+        }
+        if start is not None and config.solver == "cg":
+            return _core.solve_cg(*system, start=start, steps=config.cg_steps, **shared)
+        try:
+            return _core.solve_cholesky(*system, **shared)
+        except _core.NotPositiveDefiniteError as error:
+            raise FitError(
+                f"{side} rows: {error}; raise regularization or lower factors"
+            ) from error
+
+
+def _transposed(rows: Ragged, n_items: int) -> Ragged:
+    """The rows of each item: who took it, in order of the users; repeats are kept."""
+    weights = np.ones(len(rows.items), np.bool_) if rows.weights is None else rows.weights
+    columns = csr_array((weights, rows.items, rows.indptr), shape=(len(rows), n_items)).tocsc()
+    return Ragged(
+        columns.indptr.astype(np.int64),
+        columns.indices.astype(np.int32),
+        None if rows.weights is None else columns.data,
+    )
+
+
+def _index(items: Scores, spec: str, threads: int) -> VectorIndex:
+    if spec == "exact":
+        return ExactIndex(items, threads=threads)
+    from hybridrec.recall.faiss_index import make_index
+
+    return make_index(items, spec, threads=threads)
+
+
+def _aligned(new: Scores, old: Scores) -> Scores:
+    """``new`` (I, F) rotated onto ``old``, over the rows that neither leaves at zero."""
+    known = new[: len(old)].any(axis=1) & old.any(axis=1)
+    cross = new[: len(old)][known].astype(np.float64).T @ old[known].astype(np.float64)
+    left, _, right = np.linalg.svd(cross)
+    return np.ascontiguousarray(new @ (left @ right).astype(np.float32))
+
+
+def _loss(rows: Ragged, users: Scores, items: Scores, config: ALSConfig) -> float:
+    weights = np.ones(len(rows.items), np.float32) if rows.weights is None else rows.weights
+    row_of = rows.row_of()
+    total = 0.0
+    step = max(1, _CELLS // config.factors)
+    for start in range(0, len(rows.items), step):
+        part = slice(start, start + step)
+        fit = np.einsum("nf,nf->n", users[row_of[part]], items[rows.items[part]])
+        total += float((config.alpha * weights[part] * (config.target - fit) ** 2).sum())
+    users64, items64 = users.astype(np.float64), items.astype(np.float64)
+    every = ((users64.T @ users64) * (items64.T @ items64)).sum()
+    taken: NDArray[Any] = np.bincount(rows.items, minlength=len(items))
+    for factors, events, others in ((users64, rows.lengths, items), (items64, taken, users)):
+        scale = (events + config.unobserved_weight * len(others)) ** config.regularization_power
+        total += config.regularization * float(scale @ (factors**2).sum(axis=1))
+    return total + config.unobserved_weight * float(every)
