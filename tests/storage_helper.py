@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -79,21 +80,27 @@ def kill(root: Path, seed: int) -> None:
 
 
 def die(root: Path, _seed: int) -> None:
-    """Die before the n-th call that touches the disk, for every n, in a first and a later save."""
+    """Die before the n-th call that touches the disk, for every n, in a first and a third save."""
     deaths, halves = 0, 0
+    base = root.with_name("base")
+    for value in (1, 2):
+        storage.save_version(base, fill(value))
     for first in (True, False):
         for at in range(1, 200):
-            home = root if not first else root.with_name(f"first-{at}")
-            before = None if first else loaded(root)
-            if _death(home, at, value=at):
+            # From the same start each time, so that no call hides behind the mess of the last.
+            home = root.with_name(f"{'first' if first else 'third'}-{at}")
+            if not first:
+                shutil.copytree(base, home)
+            if _death(home, at, value=3):
                 break
             deaths += 1
             halves += (home / "versions").exists() and torn(home)
-            if first:
-                storage.save_version(home, fill(7))
-            elif loaded(home) not in (before, at):
+            if not first and loaded(home) not in (2, 3):
                 raise SystemExit(f"death {at}: neither the old model nor the new one")
-        storage.save_version(root, fill(0))
+            storage.save_version(home, fill(4))
+            if loaded(home) != 4 or torn(home):
+                raise SystemExit(f"death {at}: the next save went wrong")
+    storage.save_version(root, fill(0))
     print(deaths, halves)
 
 
