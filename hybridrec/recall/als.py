@@ -5,89 +5,41 @@ Only the item side is kept: a user's vector is solved from the history whenever 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from hybridrec import _core
 from hybridrec.bars import track
-from hybridrec.candidates import Candidates, Ragged
+from hybridrec.candidates import Candidates
 from hybridrec.checks import (
     FitError,
     InputError,
-    InputTypeError,
+    float_matrix,
     frozen,
-    one_of,
     real_number,
     thread_count,
     whole_number,
 )
+from hybridrec.recall.als_solver import ALSConfig, aligned, half_sweep, loss, transposed
 from hybridrec.recall.exact_index import ExactIndex
-from hybridrec.recall.promises import (
-    check_half_life,
-    check_name,
-    check_pairs,
-    check_queries,
-    fitted,
-)
+from hybridrec.recall.promises import check_pairs, check_queries, fitted
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hybridrec.candidates import FitData, Items, Queries, Scores, VectorIndex
+    from hybridrec.candidates import FitData, Items, Queries, Ragged, Scores, VectorIndex
 
 __all__ = ["ALS", "ALSConfig"]
 
-_HALF_LIVES = (None, 40.0, 20.0, 10.0, 5.0, 3.0)
+_HALF_LIVES = (None, 40.0, 20.0, 10.0, 5.0, 3.0, 2.0)
 _BATCH = 4096
 """Queries whose vectors are held at once."""
 _CELLS = 1 << 22
-"""Floats gathered at once to score pairs, or events to sum the loss: 16 MiB of float32."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ALSConfig:
-    """Settings of :class:`ALS`; its docstring says what they mean.
-
-    ``target`` is t of the objective: 1, except in implicit's parametrisation.
-    """
-
-    factors: int = 64
-    alpha: float = 1.0
-    unobserved_weight: float = 0.3
-    regularization: float = 0.01
-    regularization_power: float = 1.0
-    target: float = 1.0
-    epochs: int = 15
-    solver: str = "cg"
-    cg_steps: int = 3
-    half_life: float | str | None = "auto"
-    index: str = "exact"
-    seed: int = 0
-    name: str = "als"
-
-    def __post_init__(self) -> None:
-        whole_number("factors", self.factors, least=1, most=4096)
-        real_number("alpha", self.alpha, above=0.0)
-        real_number("unobserved_weight", self.unobserved_weight, least=0.0)
-        real_number("regularization", self.regularization, least=0.0)
-        real_number("regularization_power", self.regularization_power, least=0.0)
-        real_number("target", self.target, above=0.0)
-        whole_number("epochs", self.epochs, least=1)
-        one_of("solver", self.solver, ("cg", "cholesky"))
-        whole_number("cg_steps", self.cg_steps, least=1, most=1000)
-        check_half_life(self.half_life)
-        if not isinstance(self.index, str) or not self.index:
-            raise InputTypeError(
-                f"index is {self.index!r}; wanted 'exact' or a FAISS factory string"
-            )
-        whole_number("seed", self.seed)
-        check_name(self.name)
+"""Floats gathered at once to score pairs: 16 MiB of float32."""
 
 
 class ALS:
@@ -95,17 +47,17 @@ class ALS:
 
     Minimises, with the frequency-scaled regularisation of Rendle et al. (RecSys 2022),
 
-    Σ_observed c(t - x·y)² + α₀ Σ_all (x·y)²
-    + λ [Σ_u (n_u + α₀I)^ν ‖x_u‖² + Σ_i (n_i + α₀U)^ν ‖y_i‖²],
+    Σ_observed c(t - x·y)^2 + a Σ_all (x·y)^2
+    + λ [Σ_u (n_u + aI)^p |x_u|^2 + Σ_i (n_i + aU)^p |y_i|^2],
 
     with c = alpha · weight and t = 1; n counts events, and an item met twice adds up its weights.
 
     Args:
         factors: F, the length of a vector.
         alpha: what one unit of weight counts.
-        unobserved_weight: α₀, what every pair counts, observed or not.
+        unobserved_weight: a, what every pair counts, observed or not.
         regularization: λ.
-        regularization_power: ν; 0 regularises all rows alike, 1 by their number of events.
+        regularization_power: p; 0 regularises all rows alike, 1 by their number of events.
         epochs: sweeps over both sides. O(nnz·F + (U + I)·F²) each with ``"cg"``.
         solver: ``"cg"`` takes ``cg_steps`` conjugate-gradient steps from the last epoch's factors;
             ``"cholesky"`` solves every row exactly, O(nnz·F² + (U + I)·F³) an epoch.
@@ -152,24 +104,13 @@ class ALS:
 
     @classmethod
     def like_implicit(
-        cls,
-        *,
-        alpha: float,
-        regularization: float,
-        factors: int,
-        epochs: int = 15,
-        solver: str = "cg",
-        cg_steps: int = 3,
-        half_life: float | str | None = "auto",
-        index: str = "exact",
-        threads: int | None = None,
-        seed: int = 0,
-        name: str = "als",
+        cls, *, alpha: float, regularization: float, factors: int, **settings: Any
     ) -> Self:
         """The objective of the ``implicit`` library, in its own terms (unit weights).
 
-        There an observed pair costs alpha·(1 - x·y)², any other (x·y)². That is c = alpha - 1,
-        t = alpha / (alpha - 1), α₀ = 1, ν = 0 here, up to a constant; so alpha must be above 1.
+        There an observed pair costs alpha·(1 - x·y)^2, any other (x·y)^2. Up to a constant that
+        is c = alpha - 1, t = alpha / (alpha - 1), a = 1, p = 0 here; so alpha must be above 1.
+        ``settings`` are the other arguments of :class:`ALS`: epochs, solver, threads, ...
         """
         alpha = real_number("alpha", alpha, above=1.0)
         model = cls(
@@ -178,16 +119,10 @@ class ALS:
             unobserved_weight=1.0,
             regularization=regularization,
             regularization_power=0.0,
-            epochs=epochs,
-            solver=solver,
-            cg_steps=cg_steps,
-            half_life=half_life,
-            index=index,
-            threads=threads,
-            seed=seed,
-            name=name,
+            **settings,
         )
-        model._configure(replace(model.config, target=alpha / (alpha - 1.0)), threads)
+        config = replace(model.config, target=alpha / (alpha - 1.0))
+        model._configure(config, model._threads)
         return model
 
     def _configure(self, config: ALSConfig, threads: int | None) -> None:
@@ -243,7 +178,7 @@ class ALS:
         start = np.zeros((data.n_items, old.shape[1]), np.float32)
         start[: len(old)] = old
         new = self._factorise(data, start)
-        self._keep(_aligned(new, old))
+        self._keep(aligned(new, old))
         return self
 
     def user_vectors(self, queries: Queries) -> Scores:
@@ -251,10 +186,9 @@ class ALS:
 
         An empty history gives a zero vector. O(nnz·F² + B·F³).
         """
-        items = self.item_factors
-        check_queries(self.name, len(items), queries)
+        check_queries(self.name, len(self.item_factors), queries)
         histories = replace(queries.histories, weights=queries.recency_weights(self.half_life))
-        return self._solve("query", histories, items, None)
+        return self._fold_in("query", histories)
 
     def recall(self, queries: Queries, k: int) -> Candidates:
         """The ``k`` items with the largest x·y that a query does not exclude."""
@@ -292,8 +226,8 @@ class ALS:
     def objective(self, data: FitData) -> float:
         """The loss of these item factors on ``data``, its users solved exactly."""
         items = self.item_factors
-        users = self._solve("user", data.histories, items, None)
-        return _loss(data.histories, users, items, self.config)
+        users = self._fold_in("user", data.histories)
+        return loss(data.histories, users, items, self.config)
 
     def save_files(self, folder: Path) -> None:
         """Write the settings and the item factors."""
@@ -307,7 +241,9 @@ class ALS:
         settings, arrays = read_state(folder)
         model = cls()
         model._configure(config_from_json(ALSConfig, settings["config"]), None)
-        model._keep(arrays["item_factors"])
+        model._keep(
+            float_matrix("item_factors", arrays["item_factors"], columns=model.config.factors)
+        )
         model.half_life = settings["half_life"]
         return model
 
@@ -326,7 +262,7 @@ class ALS:
         histories = data.histories
         if not len(histories.items):
             raise InputError("data has no events: ALS needs at least one to learn from")
-        takers = _transposed(histories, data.n_items)
+        takers = transposed(histories, data.n_items)
         users = np.zeros((len(histories), self.config.factors), np.float32)
         for _ in track(range(self.config.epochs), "ALS"):
             users = self._solve("user", histories, items, users)
@@ -334,47 +270,21 @@ class ALS:
         return items
 
     def _solve(self, side: str, rows: Ragged, other: Scores, start: Scores | None) -> Scores:
-        """(rows, F): every row's factor with ``other`` held fixed.
-
-        From ``start`` by conjugate gradients where that is the solver; without it, exactly.
-        """
-        config = self.config
-        observed = other is self._items and self._gram is not None
-        gram = self._gram if observed else _core.gram(other, threads=self._threads)
-        unobserved = config.unobserved_weight
-        scale = (rows.lengths + unobserved * len(other)) ** config.regularization_power
-        system = (
-            rows.indptr,
-            rows.items,
-            rows.weights,
-            other,
-            np.float32(unobserved) * gram,
-            (config.regularization * scale).astype(np.float32),
+        gram = _core.gram(other, threads=self._threads)
+        return half_sweep(
+            rows, other, gram, self.config, side=side, start=start, threads=self._threads
         )
-        shared: dict[str, Any] = {
-            "alpha": config.alpha,
-            "target": config.target,
-            "threads": self._threads,
-        }
-        if start is not None and config.solver == "cg":
-            return _core.solve_cg(*system, start=start, steps=config.cg_steps, **shared)
-        try:
-            return _core.solve_cholesky(*system, **shared)
-        except _core.NotPositiveDefiniteError as error:
-            raise FitError(
-                f"{side} rows: {error}; raise regularization or lower factors"
-            ) from error
 
-
-def _transposed(rows: Ragged, n_items: int) -> Ragged:
-    """The rows of each item: who took it, in order of the users; repeats are kept."""
-    weights = np.ones(len(rows.items), np.bool_) if rows.weights is None else rows.weights
-    columns = csr_array((weights, rows.items, rows.indptr), shape=(len(rows), n_items)).tocsc()
-    return Ragged(
-        columns.indptr.astype(np.int64),
-        columns.indices.astype(np.int32),
-        None if rows.weights is None else columns.data,
-    )
+    def _fold_in(self, side: str, histories: Ragged) -> Scores:
+        """(rows, F): the exact factor of each history against the fitted items."""
+        return half_sweep(
+            histories,
+            self.item_factors,
+            fitted(self.name, self._gram),
+            self.config,
+            side=side,
+            threads=self._threads,
+        )
 
 
 def _index(items: Scores, spec: str, threads: int) -> VectorIndex:
@@ -383,29 +293,3 @@ def _index(items: Scores, spec: str, threads: int) -> VectorIndex:
     from hybridrec.recall.faiss_index import make_index
 
     return make_index(items, spec, threads=threads)
-
-
-def _aligned(new: Scores, old: Scores) -> Scores:
-    """``new`` (I, F) rotated onto ``old``, over the rows that neither leaves at zero."""
-    known = new[: len(old)].any(axis=1) & old.any(axis=1)
-    cross = new[: len(old)][known].astype(np.float64).T @ old[known].astype(np.float64)
-    left, _, right = np.linalg.svd(cross)
-    return np.ascontiguousarray(new @ (left @ right).astype(np.float32))
-
-
-def _loss(rows: Ragged, users: Scores, items: Scores, config: ALSConfig) -> float:
-    weights = np.ones(len(rows.items), np.float32) if rows.weights is None else rows.weights
-    row_of = rows.row_of()
-    total = 0.0
-    step = max(1, _CELLS // config.factors)
-    for start in range(0, len(rows.items), step):
-        part = slice(start, start + step)
-        fit = np.einsum("nf,nf->n", users[row_of[part]], items[rows.items[part]])
-        total += float((config.alpha * weights[part] * (config.target - fit) ** 2).sum())
-    users64, items64 = users.astype(np.float64), items.astype(np.float64)
-    every = ((users64.T @ users64) * (items64.T @ items64)).sum()
-    taken: NDArray[Any] = np.bincount(rows.items, minlength=len(items))
-    for factors, events, others in ((users64, rows.lengths, items), (items64, taken, users)):
-        scale = (events + config.unobserved_weight * len(others)) ** config.regularization_power
-        total += config.regularization * float(scale @ (factors**2).sum(axis=1))
-    return total + config.unobserved_weight * float(every)
