@@ -69,17 +69,14 @@ class Dataset:
             raise InputError(f"texts has {len(self.texts)} entries; wanted {self.n_items}")
         for label, size, columns in (
             ("item_columns", self.n_items, self.item_columns),
-            ("context", len(self.histories.items), self.context),
+            ("context", self.n_events, self.context),
         ):
             for name, values in columns.items():
                 if len(values) != size:
                     raise InputError(f"{label}[{name!r}] has {len(values)} values; wanted {size}")
 
     def __repr__(self) -> str:
-        return (
-            f"Dataset({self.n_users} users, {self.n_items} items, "
-            f"{len(self.histories.items)} events)"
-        )
+        return f"Dataset({self.n_users} users, {self.n_items} items, {self.n_events} events)"
 
     @property
     def n_users(self) -> int:
@@ -90,6 +87,11 @@ class Dataset:
     def n_items(self) -> int:
         """I, cold items included."""
         return len(self.items)
+
+    @property
+    def n_events(self) -> int:
+        """Events in the histories."""
+        return len(self.histories.items)
 
     @classmethod
     def from_frame(
@@ -247,11 +249,6 @@ class Dataset:
                 for name, values in self.item_columns.items()
             },
         )
-
-    @property
-    def events(self) -> int:
-        """Events in the histories."""
-        return len(self.histories.items)
 
 
 def column_names(argument: str, names: object) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hybridrec.checks import InputError, InputTypeError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable
 
 MAX_ID_LENGTH = 256
 """Characters; numpy stores every string at the width of the longest."""
@@ -65,9 +65,11 @@ class Table:
         series = self._frame.get_column(column)
         where = f"{self.name}[{column!r}]"
         try:
-            values = series.to_arrow()
+            # polars would hand over the addresses of its Python objects
+            objects = series.dtype == nw.Object
+            values = pa.array(series.to_list(), from_pandas=True) if objects else series.to_arrow()
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise no_common_type(where, series.to_list()) from error
+            raise no_common_type(where, series.to_list(), error) from error
         return plain(values)
 
     def ids(self, argument: str, column: object) -> pa.Array:
@@ -134,21 +136,21 @@ def plain(values: Any) -> Any:
     return values
 
 
-def no_common_type(where: str, values: Sequence[object]) -> InputTypeError:
+def no_common_type(where: str, values: Iterable[object], cause: Exception) -> InputTypeError:
     """The error for a column of Python objects that Arrow cannot read as one type."""
-    first: type | None = None
+    first: str | None = None
     for row, value in enumerate(values):
         if value is None or (isinstance(value, float) and np.isnan(value)):
             continue
+        kind = "int" if isinstance(value, np.integer) else type(value).__name__
         if first is None:
-            first = type(value)
-        elif type(value) is not first:
+            first = kind
+        elif kind != first:
             return InputTypeError(
-                f"{where} mixes types: row {row} is {value!r} ({type(value).__name__}) where "
-                f"earlier rows are {first.__name__}; make them all strings or all integers"
+                f"{where} mixes types: row {row} is {value!r} ({kind}) where earlier rows are "
+                f"{first}; make them all strings or all integers"
             )
-    kind = first.__name__ if first else "empty"
-    return InputTypeError(f"{where} holds values of type {kind} that cannot be used as they are")
+    return InputTypeError(f"{where} holds {first} values that cannot be used as they are: {cause}")
 
 
 def ids(where: str, values: Any) -> pa.Array:

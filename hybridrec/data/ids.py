@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["IdMap", "id_array"]
 
 
-def id_array(name: str, values: object) -> NDArray[Any]:
+def id_array(name: str, values: Any) -> NDArray[Any]:
     """``values`` as an (n,) int64 or fixed-width str array.
 
     Args:
@@ -32,8 +32,9 @@ def id_array(name: str, values: object) -> NDArray[Any]:
             return values.astype(np.int64, copy=False)
         if values.dtype.kind in "UT":
             values = values.tolist()
-    if isinstance(values, (str, bytes, int, float)) or not hasattr(values, "__len__"):
-        raise InputTypeError(f"{name} is {values!r}; wanted several ids: put it in a list")
+    single = isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__")
+    if single or getattr(values, "ndim", 1) != 1:
+        raise InputTypeError(f"{name} is {values!r:.100}; wanted a list of ids or a column of them")
     if len(values) == 0:
         return np.empty(0, dtype=np.int64)
     import pyarrow as pa
@@ -49,7 +50,7 @@ def id_array(name: str, values: object) -> NDArray[Any]:
             else pa.array(values, from_pandas=True)
         )
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise frames.no_common_type(name, list(values)) from error  # type: ignore[call-overload]
+        raise frames.no_common_type(name, values, error) from error
     return frames.id_numpy(frames.ids(name, column))
 
 
@@ -65,7 +66,7 @@ class IdMap:
     _order: NDArray[np.int64] = field(init=False, repr=False)  # positions of the sorted ids
 
     def __post_init__(self) -> None:
-        ids = id_array("ids", self.ids)
+        ids = id_array("ids", self.ids).copy()
         order = np.argsort(ids, kind="stable")
         again = np.flatnonzero(ids[order[1:]] == ids[order[:-1]])
         if again.size:

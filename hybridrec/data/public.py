@@ -49,10 +49,14 @@ _INSTALLER_TIMEOUT = 300.0
 _OFFICIAL = ("u.data", "u.item")
 _WHEEL = ("ml-100k.inter", "ml-100k.item")
 _LAYOUTS = (_OFFICIAL, _WHEEL)
-_GENRES = (  # in the order of the flags of u.item
-    "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|"
-    "Film-Noir|Horror|Musical|Mystery|Romance|Sci-Fi|Thriller|War|Western"
-).split("|")
+# In the order of the flags of u.item.
+# fmt: off
+_GENRES = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
+    "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi",
+    "Thriller", "War", "Western",
+)
+# fmt: on
 
 
 def movielens_100k(*, download: bool = False) -> Dataset:

@@ -86,7 +86,7 @@ def by_time(
     _need_order(data, "by_time")
     cut = _instant(at, dated=data.dated)
     times = data.histories.times
-    held = np.zeros(data.events, dtype=np.bool_) if times is None else times >= cut
+    held = np.zeros(data.n_events, dtype=np.bool_) if times is None else times >= cut
     if times is not None and (held.all() or not held.any()):
         raise InputError(
             f"at={at!r} leaves {'nothing to learn from' if held.all() else 'nothing to hold out'}; "
@@ -116,9 +116,9 @@ def random(
         raise InputError(f"fraction is {fraction}; wanted a number between 0 and 1")
     generator = np.random.default_rng(whole_number("seed", seed))
     rows, lengths = data.histories.row_of(), data.histories.lengths
-    shuffled = np.lexsort((generator.random(data.events), rows))
-    place = np.empty(data.events, dtype=np.int64)
-    place[shuffled] = np.arange(data.events) - np.repeat(data.histories.indptr[:-1], lengths)
+    shuffled = np.lexsort((generator.random(data.n_events), rows))
+    place = np.empty(data.n_events, dtype=np.int64)
+    place[shuffled] = np.arange(data.n_events) - np.repeat(data.histories.indptr[:-1], lengths)
     quota = np.clip(np.rint(fraction * lengths).astype(np.int64), 1, np.maximum(lengths - 1, 1))
     held = (place < quota[rows]) & _of_users_with(data, 2)
     never = np.full(data.n_users, np.iinfo(np.int64).max)
@@ -151,25 +151,24 @@ def _split(
         # A dislike that is still to come must not take an item out of the race.
         known = data.excluded.times < before[data.excluded.row_of()]
         train = replace(train, excluded=data.excluded.keep(known))
-    targets = data.histories.keep(held)
-    asked = np.flatnonzero((targets.lengths > 0) & (train.histories.lengths > 0))
+    out = data.histories.keep(held)
+    given, left = out.lengths > 0, train.histories.lengths > 0
+    asked = np.flatnonzero(given & left)
     if not asked.size:
-        raise InputError(f"{name}: no user has both history and something held out")
-    queries = train.queries(train.users.ids[asked], exclude_seen=exclude_seen)
-    first = data.histories.keep(held).indptr[asked]
-    context = {column: values[held][first].tolist() for column, values in data.context.items()}
-    queries = replace(queries, context=context)
-    targets = targets.select(asked)
+        raise InputError(f"{name}: no user has both a history and something held out")
     logger.info(
-        "%s: %d of %d users are asked, for %d held-out events; %d have too few events and %d "
-        "no history before what is held out",
+        "%s: %d of %d users are asked; %d have nothing held out, %d no history before it",
         name,
         len(asked),
         data.n_users,
-        len(targets.items),
-        int((data.histories.keep(held).lengths == 0).sum()),
-        int(((train.histories.lengths == 0) & (data.histories.keep(held).lengths > 0)).sum()),
+        int((~given).sum()),
+        int((given & ~left).sum()),
     )
+    queries = train.queries(train.users.ids[asked], exclude_seen=exclude_seen)
+    first = out.indptr[asked]
+    context = {column: values[held][first].tolist() for column, values in data.context.items()}
+    queries = replace(queries, context=context)
+    targets = out.select(asked)
     _count_repeats(queries, targets)
     return Split(train, queries, targets)
 
