@@ -23,7 +23,7 @@ struct Best {
 };
 
 // The best inner products of queries (B, d) with n_items packed items. A product beyond float32
-// counts as the largest (lowest) finite float32, an undefined one (inf - inf) as the lowest.
+// counts as the largest finite float32 of its sign; one that overflows both ways as either.
 // O(B I d) time, O(I / 8 + k) memory a query in flight.
 void top_k(Matrix<const float> queries, const float* packed, int64_t n_items, Filter filter,
            Best best, int threads);

@@ -71,7 +71,8 @@ def top_k(
     """(B, k) best inner products of (B, d) queries with ``packed`` (panels, d, panel) items.
 
     Score descending, then item ascending; -1 / -inf behind the last. 1 <= k <= n_items. A product
-    beyond float32 counts as the largest (lowest) finite float32, inf - inf as the lowest.
+    beyond float32 counts as the largest finite float32 of its sign, one that overflows both ways
+    as either.
     """
 
 def select_top_k(

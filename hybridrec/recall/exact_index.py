@@ -50,7 +50,7 @@ def top_k(
     Returns:
         (B, k) int32 items and float32 scores: score descending, then item ascending; -1 and -inf
         where a query has no more items. A product beyond float32 counts as the largest finite
-        float32 of its sign, an undefined one (inf - inf) as the lowest.
+        float32 of its sign, one that overflows both ways as either.
 
     Raises:
         InputError, InputTypeError: a wrong shape, dtype, value or code.

@@ -1,0 +1,83 @@
+"""Slow, obvious numpy: what the compiled core must agree with. float64 throughout."""
+
+import numpy as np
+
+
+def half_sweep(rows, other, gram, ridge, alpha, target):
+    """(rows, F): the normal equations of every row, solved one by one."""
+    out = np.zeros((len(rows), other.shape[1]))
+    weights = np.ones(len(rows.items)) if rows.weights is None else rows.weights.astype(float)
+    for u in range(len(rows)):
+        events = range(rows.indptr[u], rows.indptr[u + 1])
+        if not len(events):
+            continue
+        a = gram.astype(float) + ridge[u] * np.eye(other.shape[1])
+        b = np.zeros(other.shape[1])
+        for e in events:
+            y = other[rows.items[e]].astype(float)
+            a += alpha * weights[e] * np.outer(y, y)
+            b += alpha * weights[e] * target * y
+        out[u] = np.linalg.solve(a, b)
+    return out
+
+
+def conjugate_gradient(rows, other, gram, ridge, alpha, target, start, steps):
+    """The same systems after ``steps`` textbook steps from ``start``."""
+    out = np.zeros((len(rows), other.shape[1]))
+    weights = np.ones(len(rows.items)) if rows.weights is None else rows.weights.astype(float)
+    for u in range(len(rows)):
+        part = slice(rows.indptr[u], rows.indptr[u + 1])
+        if part.start == part.stop:
+            continue
+        y = other[rows.items[part]].astype(float)
+        c = alpha * weights[part]
+        a = gram + ridge[u] * np.eye(other.shape[1]) + (y * c[:, None]).T @ y
+        x = start[u].astype(float)
+        r = (c * target) @ y - a @ x
+        p = r.copy()
+        for _ in range(steps):
+            if r @ r < 1e-20:
+                break
+            step = (r @ r) / (p @ a @ p)
+            x += step * p
+            new = r - step * (a @ p)
+            p = new + (new @ new) / (r @ r) * p
+            r = new
+        out[u] = x
+    return out
+
+
+def objective(rows, users, items, *, alpha, target, unobserved, regularization, power):
+    """DESIGN section 4, written out over the whole matrix."""
+    weights = np.ones(len(rows.items)) if rows.weights is None else rows.weights.astype(float)
+    fit = users.astype(float) @ items.astype(float).T
+    total = unobserved * (fit**2).sum()
+    taken = np.zeros(len(items))
+    for u in range(len(rows)):
+        for e in range(rows.indptr[u], rows.indptr[u + 1]):
+            total += alpha * weights[e] * (target - fit[u, rows.items[e]]) ** 2
+            taken[rows.items[e]] += 1
+    for u in range(len(rows)):
+        n = rows.indptr[u + 1] - rows.indptr[u]
+        scale = (n + unobserved * len(items)) ** power
+        total += regularization * scale * (users[u].astype(float) ** 2).sum()
+    for i in range(len(items)):
+        scale = (taken[i] + unobserved * len(users)) ** power
+        total += regularization * scale * (items[i].astype(float) ** 2).sum()
+    return total
+
+
+def top_k(scores, k, exclude=None, allow=None):
+    """(B, k) items and scores of a score matrix: sorted, padded with -1 / -inf."""
+    items = np.full((len(scores), k), -1, np.int32)
+    best = np.full((len(scores), k), -np.inf, np.float32)
+    for b, row in enumerate(scores):
+        left_out = set() if exclude is None else set(exclude[b])
+        ranked = sorted(
+            (-score, i)
+            for i, score in enumerate(row)
+            if i not in left_out and (allow is None or allow[i]) and score != -np.inf
+        )
+        for place, (score, i) in enumerate(ranked[:k]):
+            items[b, place], best[b, place] = i, -score
+    return items, best

@@ -1,0 +1,285 @@
+"""The compiled core against tests/reference.py, in every build that this CPU can run."""
+
+import importlib
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hybridrec._core as core
+from hybridrec.candidates import Ragged
+
+BUILDS = {name: importlib.import_module(f"hybridrec._core._{name}") for name in core.cpu_builds()}
+THREADS = (1, 2, 3, 8)
+every_build = pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS.keys())
+seeds = st.integers(0, 2**32 - 1)
+
+
+def small_integers(rng, *shape):
+    """Sums of products of these are exact in float32, so == is legal and ties are common."""
+    return rng.integers(-3, 4, shape).astype(np.float32)
+
+
+def ragged(rng, rows, n_items, most, weighted=True):
+    lengths = rng.integers(0, most + 1, rows) if n_items else np.zeros(rows, np.int64)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    items = rng.integers(0, max(1, n_items), indptr[-1]).astype(np.int32)
+    weights = rng.uniform(0.1, 3.0, indptr[-1]).astype(np.float32) if weighted else None
+    return Ragged(indptr, items, weights)
+
+
+def pack(items):
+    panels = -(-len(items) // core.panel)
+    filled = np.zeros((panels * core.panel, items.shape[1]), np.float32)
+    filled[: len(items)] = items
+    return np.ascontiguousarray(
+        filled.reshape(panels, core.panel, items.shape[1]).transpose(0, 2, 1)
+    )
+
+
+def problem(rng, rows, others, factors, most=20, weighted=True):
+    """A well-posed half-sweep: the positional arguments of both solvers."""
+    other = rng.standard_normal((others, factors)).astype(np.float32)
+    gram = (0.3 * other.T @ other).astype(np.float32)
+    ridge = rng.uniform(0.5, 2.0, rows).astype(np.float32)
+    return ragged(rng, rows, others, most, weighted), other, gram, ridge
+
+
+def arguments(history, *rest):
+    return (history.indptr, history.items, history.weights, *rest)
+
+
+@every_build
+@given(
+    seed=seeds,
+    rows=st.integers(0, 40),
+    n_items=st.integers(1, 100),
+    factors=st.integers(0, 20),
+    k=st.integers(1, 100),
+    excluded=st.booleans(),
+    allowed=st.sampled_from([None, 0.0, 0.2, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_top_k_is_the_sorted_scores(build, seed, rows, n_items, factors, k, excluded, allowed):
+    rng = np.random.default_rng(seed)
+    queries, items = small_integers(rng, rows, factors), small_integers(rng, n_items, factors)
+    exclude = ragged(rng, rows, n_items, 2 * n_items, weighted=False) if excluded else None
+    allow = None if allowed is None else rng.random(n_items) < allowed
+    filters = (exclude.indptr, exclude.items, allow) if excluded else (None, None, allow)
+    k = min(k, n_items)
+    lists = None if exclude is None else np.split(exclude.items, exclude.indptr[1:-1])
+    scores = queries @ items.T
+    expected = reference.top_k(scores, k, lists, allow)
+    got = build.top_k(queries, pack(items), n_items, k, *filters, threads=2)
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
+    scores[rng.random(scores.shape) < 0.2] = -np.inf
+    expected = reference.top_k(scores, k, lists, allow)
+    got = build.select_top_k(scores, k, *filters, threads=2)
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
+
+
+@every_build
+def test_a_score_does_not_depend_on_the_company_it_keeps(build):
+    rng = np.random.default_rng(1)
+    queries = rng.standard_normal((37, 33)).astype(np.float32)
+    items = rng.standard_normal((130, 33)).astype(np.float32)
+    packed, none = pack(items), (None, None, None)
+    ids, scores = build.top_k(queries, packed, 130, 130, *none, threads=1)
+    for b in range(len(queries)):
+        alone = build.top_k(queries[b : b + 1].copy(), packed, 130, 130, *none, threads=1)
+        np.testing.assert_array_equal(alone[0][0], ids[b])
+        assert alone[1].tobytes() == scores[b].tobytes()
+
+
+@every_build
+def test_products_beyond_float32_are_clipped_and_ordered(build):
+    big = np.float32(3e38)
+    queries = np.array([[big, big]], np.float32)
+    items = np.array([[0, 0], [big, big], [-big, -big], [1, 0]], np.float32)
+    most = np.finfo(np.float32).max
+    ids, scores = build.top_k(queries, pack(items), 4, 4, None, None, None, threads=1)
+    assert ids.tolist() == [[1, 3, 0, 2]]
+    assert scores.tolist() == [[most, big, 0.0, -most]]
+    # Overflow both ways within one sum: which end it counts as is the build's choice, NaN is not.
+    both = pack(np.array([[big, -big]], np.float32))
+    ids, scores = build.top_k(queries, both, 1, 1, None, None, None, threads=1)
+    assert (ids[0, 0], abs(scores[0, 0])) == (0, most)
+
+
+@every_build
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_score_that_cannot_be_ranked_is_refused_unless_left_out(build, bad):
+    scores = np.zeros((3, 70), np.float32)
+    scores[1, 64] = bad
+    with pytest.raises(ValueError, match=r"scores\[1, 64\]"):
+        build.select_top_k(scores, 2, None, None, None, threads=2)
+    allow = np.ones(70, bool)
+    allow[64] = False
+    build.select_top_k(scores, 2, None, None, allow, threads=2)
+
+
+@every_build
+@given(seed=seeds, rows=st.integers(0, 300), factors=st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_gram_is_the_product(build, seed, rows, factors):
+    matrix = small_integers(np.random.default_rng(seed), rows, factors)
+    np.testing.assert_array_equal(build.gram(matrix, threads=2), matrix.T @ matrix)
+
+
+@every_build
+@given(
+    seed=seeds,
+    rows=st.integers(0, 20),
+    factors=st.integers(1, 70),
+    most=st.sampled_from([3, 30, 200]),
+    weighted=st.booleans(),
+    target=st.sampled_from([1.0, 1.25]),
+)
+@settings(max_examples=40, deadline=None)
+def test_cholesky_solves_the_normal_equations(build, seed, rows, factors, most, weighted, target):
+    rng = np.random.default_rng(seed)
+    history, *system = problem(rng, rows, 50, factors, most, weighted)
+    got = build.solve_cholesky(*arguments(history, *system), alpha=1.5, target=target, threads=2)
+    expected = reference.half_sweep(history, *system, 1.5, target)
+    np.testing.assert_allclose(got, expected, rtol=2e-3, atol=2e-4)
+    assert not got[history.lengths == 0].any()
+
+
+@every_build
+@given(seed=seeds, factors=st.integers(1, 40), steps=st.integers(1, 4), warm=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_cg_takes_the_textbook_steps(build, seed, factors, steps, warm):
+    rng = np.random.default_rng(seed)
+    history, *system = problem(rng, 12, 30, factors)
+    start = (rng.standard_normal((12, factors)) * warm).astype(np.float32)
+    got = build.solve_cg(
+        *arguments(history, *system), alpha=1.5, target=1.25, start=start, steps=steps, threads=2
+    )
+    expected = reference.conjugate_gradient(history, *system, 1.5, 1.25, start, steps)
+    np.testing.assert_allclose(got, expected, rtol=5e-3, atol=2e-3)
+    assert not got[history.lengths == 0].any()
+
+
+@every_build
+def test_cg_arrives_where_cholesky_is(build):
+    history, *system = problem(np.random.default_rng(2), 40, 60, 24)
+    common = {"alpha": 2.0, "target": 1.0, "threads": 2}
+    exact = build.solve_cholesky(*arguments(history, *system), **common)
+    start = np.zeros_like(exact)
+    steps = build.solve_cg(*arguments(history, *system), start=start, steps=200, **common)
+    np.testing.assert_allclose(steps, exact, rtol=1e-3, atol=1e-4)
+    assert not start.any()
+
+
+@every_build
+def test_repeated_items_add_up_their_weights(build):
+    _, *system = problem(np.random.default_rng(3), 1, 10, 8)
+    twice = Ragged([0, 3], [4, 7, 4], np.array([1.0, 2.0, 0.5], np.float32))
+    once = Ragged([0, 2], [4, 7], np.array([1.5, 2.0], np.float32))
+    common = {"alpha": 1.0, "target": 1.0, "threads": 1}
+    np.testing.assert_allclose(
+        build.solve_cholesky(*arguments(twice, *system), **common),
+        build.solve_cholesky(*arguments(once, *system), **common),
+        rtol=1e-4,
+    )
+
+
+@every_build
+@pytest.mark.parametrize("factors", [7, 64])
+def test_the_same_bits_for_any_number_of_threads(build, factors):
+    rng = np.random.default_rng(4)
+    history, other, gram, ridge = problem(rng, 333, 200, factors)
+    system = arguments(history, other, gram, ridge)
+    start = rng.standard_normal((333, factors)).astype(np.float32)
+    packed, common = pack(other), {"alpha": 1.1, "target": 1.0}
+    scores = rng.standard_normal((333, 200)).astype(np.float32)
+    filters = (history.indptr, history.items, rng.random(200) < 0.7)
+
+    def everything(threads):
+        return [
+            build.gram(start, threads=threads),
+            build.solve_cholesky(*system, threads=threads, **common),
+            build.solve_cg(*system, start=start, steps=3, threads=threads, **common),
+            *build.top_k(start, packed, 200, 20, *filters, threads=threads),
+            *build.select_top_k(scores, 20, *filters, threads=threads),
+        ]
+
+    expected = [part.tobytes() for part in everything(1)]
+    for threads in THREADS[1:]:
+        assert [part.tobytes() for part in everything(threads)] == expected
+
+
+@every_build
+@pytest.mark.parametrize("threads", THREADS)
+def test_the_first_row_that_cannot_be_solved_is_named(build, threads):
+    rows, factors = 1000, 4
+    history = Ragged.from_rows([[0, 1]] * rows)
+    ridge = np.ones(rows, np.float32)
+    ridge[[300, 301, 700, 999]] = 0.0  # two events cannot fix four factors
+    other = np.eye(2, factors, dtype=np.float32)
+    with pytest.raises(build.NotPositiveDefiniteError, match=r"row 300 "):
+        build.solve_cholesky(
+            *arguments(history, other, np.zeros((factors, factors), np.float32), ridge),
+            alpha=1.0,
+            target=1.0,
+            threads=threads,
+        )
+
+
+@every_build
+def test_python_goes_on_while_the_core_works(build):
+    rng = np.random.default_rng(5)
+    packed = pack(rng.standard_normal((20_000, 64)).astype(np.float32))
+    queries = rng.standard_normal((1000, 64)).astype(np.float32)
+    worker = threading.Thread(
+        target=build.top_k,
+        args=(queries, packed, 20_000, 10, None, None, None),
+        kwargs={"threads": 1},
+    )
+    ticks, started = 0, time.perf_counter()
+    worker.start()
+    while worker.is_alive():
+        time.sleep(0.001)
+        ticks += 1
+    elapsed = time.perf_counter() - started
+    # Holding the lock would let through one tick or two, however long it takes.
+    assert ticks > 5, f"{ticks} ticks in {elapsed:.3f} s"
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_build_can_be_forced(name):
+    done = run_python("import hybridrec._core as c; print(c.build)", HYBRIDREC_CPU=name)
+    assert (done.stdout.strip(), done.returncode) == (name, 0), done.stderr
+
+
+def test_an_unknown_build_is_an_error():
+    done = run_python("import hybridrec._core", HYBRIDREC_CPU="sse9")
+    assert "ImportError: HYBRIDREC_CPU is 'sse9'; wanted one of baseline, avx2, avx512" in (
+        done.stderr
+    )
+
+
+def test_a_build_that_the_cpu_lacks_is_an_error():
+    with pytest.raises(ImportError, match=r"cannot run; it runs avx2, baseline"):
+        core._pick(("avx2", "baseline"), "avx512")
+    assert core._pick(("avx2", "baseline"), None) == "avx2"
+    assert core._pick(("avx2", "baseline"), "") == "avx2"
