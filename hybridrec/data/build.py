@@ -36,8 +36,11 @@ def build(
 
     ``names`` holds what is called user, item, weight, time and rating there.
     """
-    _check_pairs(names, positive, items, item_id=item_id, item_text=item_text, columns=item_columns)
-    table = frames.Table("interactions", interactions, verbatim=[str(names[n]) for n in _IDS])
+    _check_pair(names["rating"], positive)
+    if items is None:
+        _refuse_without_items(item_id=item_id, item_text=item_text, item_columns=item_columns)
+    ids_as_text = [str(names[name]) for name in ("user", "item")]
+    table = frames.Table("interactions", interactions, verbatim=ids_as_text)
     if not len(table):
         raise InputError("interactions has no rows; wanted at least one event")
     users, user_codes = frames.encode(table.ids("user", names["user"]))
@@ -45,16 +48,7 @@ def build(
     item_id = item_id or str(names["item"])
     catalogue = None if items is None else read_items(items, item_id, item_text, item_columns)
     ids, item_codes, listed = _catalogue(catalogue, mentioned, item_codes)
-    events = _Events(
-        rows=user_codes,
-        items=item_codes,
-        weights=_optional(table, "weight", names["weight"], frames.weights),
-        times=None,
-    )
-    dated = False
-    if names["time"] is not None:
-        stamps = table.column("time", names["time"])
-        events.times, dated = frames.times(f"interactions[{names['time']!r}]", stamps)
+    events = _read_events(table, names, user_codes, item_codes)
     columns = {
         name: table.column("context", name).to_numpy(zero_copy_only=False) for name in context
     }
@@ -68,14 +62,11 @@ def build(
         **listed,
         "context": {name: frozen(values[order]) for name, values in columns.items()},
         "ordered": events.times is not None,
-        "dated": dated,
+        "dated": events.dated,
         "item_id": item_id,
         "item_template": item_text,
         "frame": table.kind,
     }
-
-
-_IDS = ("user", "item")
 
 
 @dataclass
@@ -86,6 +77,7 @@ class _Events:
     items: NDArray[np.int32]
     weights: NDArray[np.float32] | None
     times: NDArray[np.int64] | None
+    dated: bool
 
     def ragged(
         self, users: int, mask: NDArray[np.bool_] | None
@@ -108,33 +100,39 @@ class _Events:
         return ragged, order
 
 
-def _check_pairs(
+def _read_events(
+    table: frames.Table,
     names: Mapping[str, str | None],
-    positive: float | None,
-    items: object | None,
-    **of_items: object,
-) -> None:
-    """Refuse arguments that mean nothing without another."""
-    if positive is None and names["rating"] is not None:
+    user_codes: NDArray[np.int32],
+    item_codes: NDArray[np.int32],
+) -> _Events:
+    weights, times, dated = None, None, False
+    if names["weight"] is not None:
+        column = table.column("weight", names["weight"])
+        weights = frames.weights(f"interactions[{names['weight']!r}]", column)
+    if names["time"] is not None:
+        column = table.column("time", names["time"])
+        times, dated = frames.times(f"interactions[{names['time']!r}]", column)
+    return _Events(user_codes, item_codes, weights, times, dated)
+
+
+def _check_pair(rating: str | None, positive: float | None) -> None:
+    """Neither of the two means anything alone."""
+    if positive is None and rating is not None:
         raise InputError(
-            f"rating={names['rating']!r} without positive=: give the rating from which an event "
-            "counts as liked, or leave rating= out to count every event"
+            f"rating={rating!r} without positive=: give the rating from which an event counts as "
+            "liked, or leave rating= out to count every event"
         )
-    if positive is not None and names["rating"] is None:
+    if positive is not None and rating is None:
         raise InputError(
             f"positive={positive:g} without rating=: name the column it is compared with"
         )
-    if items is None:
-        for name, value in of_items.items():
-            if value:
-                argument = "item_columns" if name == "columns" else name
-                raise InputError(f"{argument}={value!r} without items=: give the items table too")
 
 
-def _optional(table: frames.Table, argument: str, column: str | None, read: Any) -> Any:
-    if column is None:
-        return None
-    return read(f"{table.name}[{column!r}]", table.column(argument, column))
+def _refuse_without_items(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if value:
+            raise InputError(f"{name}={value!r} without items=: give the items table too")
 
 
 def _catalogue(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridrec.candidates import Queries, Ragged
-from hybridrec.checks import InputError, InputTypeError, codes, frozen, real_number
+from hybridrec.checks import InputError, InputTypeError, codes, frozen, real_number, whole_number
 from hybridrec.data.ids import IdMap
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from hybridrec.data.items import ItemTable
 
 __all__ = ["Dataset"]
-
-logger = logging.getLogger("hybridrec")
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +182,7 @@ class Dataset:
             mask = np.zeros(self.n_items, dtype=np.bool_)
             mask[self.items.codes(allow, name="allow")] = True
         return Queries(
-            histories.newest(max_history),
+            histories.newest(whole_number("max_history", max_history)),
             self.n_items,
             users=rows,
             exclude=exclude,

@@ -292,6 +292,8 @@ def test_queries_for_some_users():
     assert data.queries(exclude_seen=False).exclude is None
     assert rows_of(data.queries(["cy"], exclude_seen=False, block=[1]).exclude) == [[1]]
     assert len(data.queries([])) == 0
+    with pytest.raises(InputError, match="max_history is -1"):
+        data.queries(max_history=-1)
     with pytest.raises(UnknownIdError, match=r"users\[0\] is 'zoe'"):
         data.queries(["zoe"])
     with pytest.raises(UnknownIdError, match=r"allow\[1\] is 77"):
