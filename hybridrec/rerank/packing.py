@@ -1,0 +1,222 @@
+"""Which tokens share a forward pass, and where each stands in it; integers only, no torch.
+
+A pack is one flat row of tokens without padding. Each query in it is a block: its prefix, then its
+candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from hybridrec.candidates import Ragged
+    from hybridrec.rerank.prompt import TokenTable
+
+CHUNK_TOKENS = 128
+"""Candidate tokens whose attention is one call; measured best at a prompt of about as many."""
+
+
+class Piece(NamedTuple):
+    """Candidates ``start:stop`` (places in the flat list of candidates) of one query."""
+
+    query: int
+    start: int
+    stop: int
+
+
+class Block(NamedTuple):
+    """One query in a pack: ``prefix`` tokens of prompt, then candidates in ``chunks`` of tokens.
+
+    A chunk is neighbouring candidates whose attention is computed together: whoever computes it
+    hides them from each other, so small chunks waste little and large ones cost few calls.
+    """
+
+    prefix: int
+    chunks: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """What one forward pass reads.
+
+    Attributes:
+        tokens: (T,) int64 token ids.
+        positions: (T,) int64; those of a candidate go on where its prefix ends.
+        types: (T,) int64, 0 on a prefix and 1 on a candidate.
+        owners: (T,) int64, the candidate that a token belongs to, as an index of ``heads``; -1 on
+            a prefix.
+        blocks: one a piece, in the order of the tokens.
+        heads: (n,) int64, where each candidate's [CLS] stands.
+        slots: (n,) int64, the candidate's place in the flat list it came from.
+    """
+
+    tokens: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    types: NDArray[np.int64]
+    owners: NDArray[np.int64]
+    blocks: tuple[Block, ...]
+    heads: NDArray[np.int64]
+    slots: NDArray[np.int64]
+
+
+def plan(
+    prefix_lengths: NDArray[np.int64],
+    indptr: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    budget: int,
+) -> list[list[Piece]]:
+    """Part the work into packs of at most ``budget`` tokens.
+
+    A query whose candidates do not fit into one pack is cut into pieces, each with the prefix anew;
+    a piece has at least one candidate, however long. Queries without candidates are left out.
+
+    Args:
+        prefix_lengths: (B,) tokens of each prefix.
+        indptr: (B + 1,) query b has candidates ``indptr[b]:indptr[b + 1]``.
+        lengths: (n,) tokens of each candidate.
+        budget: tokens a pack.
+    """
+    packs: list[list[Piece]] = []
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    left = 0
+    for query, prefix in enumerate(prefix_lengths):
+        start, last = int(indptr[query]), int(indptr[query + 1])
+        while start < last:
+            cost = int(prefix + ends[last] - ends[start])
+            if cost <= left:
+                stop = last
+            else:
+                packs.append([])
+                left = budget
+                limit = ends[start] + max(budget - prefix, 0)
+                stop = min(last, max(start + 1, int(np.searchsorted(ends, limit, "right")) - 1))
+                cost = int(prefix + ends[stop] - ends[start])
+            packs[-1].append(Piece(query, start, stop))
+            left -= cost
+            start = stop
+    return packs
+
+
+def pack(
+    pieces: list[Piece], prefixes: Ragged, codes: NDArray[np.int32], table: TokenTable
+) -> Pack:
+    """Lay out the tokens of ``pieces``.
+
+    Args:
+        pieces: what goes into this pack, at least one.
+        prefixes: B rows of token ids.
+        codes: (n,) item code of each candidate of the flat list.
+        table: the token ids of the catalogue.
+    """
+    prompts = prefixes.select(np.array([piece.query for piece in pieces]))
+    slots = np.concatenate([np.arange(start, stop) for _, start, stop in pieces])
+    texts = table.rows.select(codes[slots])
+    # Segments in the order of the pack: a prompt, its candidates, the next prompt, ...
+    counts = np.array([stop - start for _, start, stop in pieces])
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    places = np.arange(len(slots)) + np.repeat(np.arange(1, len(pieces) + 1), counts)
+    lengths = np.empty(len(slots) + len(pieces), dtype=np.int64)
+    lengths[places] = texts.lengths
+    is_prompt = np.ones(len(lengths), dtype=bool)
+    is_prompt[places] = False
+    lengths[is_prompt] = prompts.lengths
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    in_prompt = np.repeat(is_prompt, lengths)
+    tokens = np.empty(starts[-1], dtype=np.int64)
+    tokens[in_prompt], tokens[~in_prompt] = prompts.items, texts.items
+    offsets = np.zeros(len(lengths), dtype=np.int64)
+    offsets[places] = np.repeat(prompts.lengths, counts)
+    owners = np.full(len(lengths), -1, dtype=np.int64)
+    owners[places] = np.arange(len(slots))
+    return Pack(
+        tokens=tokens,
+        positions=np.arange(starts[-1]) + np.repeat(offsets - starts[:-1], lengths),
+        types=(~in_prompt).astype(np.int64),
+        owners=np.repeat(owners, lengths),
+        blocks=tuple(
+            Block(int(prompt), _chunks(texts.lengths[start : start + count]))
+            for prompt, start, count in zip(prompts.lengths, first, counts, strict=True)
+        ),
+        heads=starts[places],
+        slots=slots,
+    )
+
+
+def _chunks(lengths: NDArray[np.int64]) -> tuple[int, ...]:
+    """Tokens of each chunk: candidates in order, at most :data:`CHUNK_TOKENS` a chunk or one."""
+    chunks = [0]
+    for length in lengths.tolist():
+        if chunks[-1] and chunks[-1] + length > CHUNK_TOKENS:
+            chunks.append(0)
+        chunks[-1] += length
+    return tuple(chunks)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Prompt and candidate side by side, padded: what a plain forward pass reads.
+
+    Attributes:
+        tokens: (n, L) int64 token ids, padding at the end.
+        types: (n, L) int64, 0 on the prefix and 1 behind it.
+        prefix_lengths: (n,) int64 tokens of the prefix.
+        lengths: (n,) int64 tokens in all.
+        one_way: the prefix may not look at the candidate, whose score is read at its own [CLS];
+            otherwise the candidate has no [CLS] and the score is read at the pair's.
+    """
+
+    tokens: NDArray[np.int64]
+    types: NDArray[np.int64]
+    prefix_lengths: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    one_way: bool
+
+    @property
+    def heads(self) -> NDArray[np.int64]:
+        """(n,) int64, the token at which each score is read."""
+        return self.prefix_lengths if self.one_way else np.zeros_like(self.prefix_lengths)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(n, L, L) bool, which token (row) may look at which (column)."""
+        place = np.arange(self.tokens.shape[1])
+        real = place < self.lengths[:, None]
+        seen = np.broadcast_to(real[:, None, :], (*self.tokens.shape, self.tokens.shape[1]))
+        if not self.one_way:
+            return seen
+        prefix = place < self.prefix_lengths[:, None]
+        return seen & (prefix[:, None, :] | ~prefix[:, :, None])
+
+
+def pair(
+    prefixes: Ragged,
+    rows: NDArray[np.int64],
+    codes: NDArray[np.int32],
+    table: TokenTable,
+    *,
+    one_way: bool,
+) -> Pairs:
+    """Lay out pairs of a prefix ``rows[i]`` and the candidate ``codes[i]``.
+
+    Args:
+        prefixes: B rows of token ids.
+        rows: (n,) the query of each pair.
+        codes: (n,) the item of each pair.
+        table: the token ids of the catalogue.
+        one_way: see :class:`Pairs`.
+    """
+    first, texts = prefixes.select(rows), table.rows.select(codes)
+    dropped = 0 if one_way else 1
+    lengths = first.lengths + texts.lengths - dropped
+    tokens = np.zeros((len(rows), int(lengths.max(initial=0))), dtype=np.int64)
+    types = np.zeros_like(tokens)
+    for i, length in enumerate(lengths):
+        middle = int(first.lengths[i])
+        tokens[i, :middle] = first.items[first.indptr[i] : first.indptr[i + 1]]
+        tokens[i, middle:length] = texts.items[texts.indptr[i] + dropped : texts.indptr[i + 1]]
+        types[i, middle:length] = 1
+    return Pairs(tokens, types, first.lengths, lengths, one_way)
