@@ -12,33 +12,37 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hybridrec.bars import progress
-    from hybridrec.candidates import Candidates, Queries, Ragged, Recommendations
-    from hybridrec.checks import (
-        DataSourceError,
-        FitError,
-        HybridrecError,
-        InputError,
-        InputTypeError,
-        MissingExtraError,
-        NotFittedError,
-        StorageError,
-        UnknownIdError,
-    )
-    from hybridrec.data import public, split
-    from hybridrec.data.dataset import Dataset
-    from hybridrec.data.ids import IdMap
-    from hybridrec.engine import HybridRecommender, load
-    from hybridrec.evaluation.protocol import evaluate
-    from hybridrec.evaluation.report import Report
-    from hybridrec.fuse.linear import LinearFusion
-    from hybridrec.recall.als import ALS
-    from hybridrec.recall.exact_index import ExactIndex, top_k
-    from hybridrec.recall.faiss_index import FaissIndex
-    from hybridrec.recall.popularity import Popularity
-    from hybridrec.recall.text import TextRecall
-    from hybridrec.recall.transitions import ItemTransitions
-    from hybridrec.rerank.cross_encoder import CrossEncoder
+    from hybridrec.bars import progress as progress
+    from hybridrec.candidates import Candidates as Candidates
+    from hybridrec.candidates import Queries as Queries
+    from hybridrec.candidates import Ragged as Ragged
+    from hybridrec.candidates import Recommendations as Recommendations
+    from hybridrec.checks import DataSourceError as DataSourceError
+    from hybridrec.checks import FitError as FitError
+    from hybridrec.checks import HybridrecError as HybridrecError
+    from hybridrec.checks import InputError as InputError
+    from hybridrec.checks import InputTypeError as InputTypeError
+    from hybridrec.checks import MissingExtraError as MissingExtraError
+    from hybridrec.checks import NotFittedError as NotFittedError
+    from hybridrec.checks import StorageError as StorageError
+    from hybridrec.checks import UnknownIdError as UnknownIdError
+    from hybridrec.data import public as public
+    from hybridrec.data import split as split
+    from hybridrec.data.dataset import Dataset as Dataset
+    from hybridrec.data.ids import IdMap as IdMap
+    from hybridrec.engine import HybridRecommender as HybridRecommender
+    from hybridrec.engine import load as load
+    from hybridrec.evaluation.protocol import evaluate as evaluate
+    from hybridrec.evaluation.report import Report as Report
+    from hybridrec.fuse.linear import LinearFusion as LinearFusion
+    from hybridrec.recall.als import ALS as ALS
+    from hybridrec.recall.exact_index import ExactIndex as ExactIndex
+    from hybridrec.recall.exact_index import top_k as top_k
+    from hybridrec.recall.faiss_index import FaissIndex as FaissIndex
+    from hybridrec.recall.popularity import Popularity as Popularity
+    from hybridrec.recall.text import TextRecall as TextRecall
+    from hybridrec.recall.transitions import ItemTransitions as ItemTransitions
+    from hybridrec.rerank.cross_encoder import CrossEncoder as CrossEncoder
 
 _HOME = {
     "Candidates": "candidates",

@@ -386,7 +386,7 @@ def load(path: str | Path, *, kinds: Mapping[str, type] | None = None) -> Hybrid
     model = read_model(folder, manifest, {**known_kinds(), **(kinds or {})})
     sidecar = storage.read_sidecar(root, _SIDECAR)
     if sidecar is not None:
-        model = replace(model, data=with_histories(model.data, sidecar))
+        model = replace(model, data=with_histories(model.data, sidecar[0]))
     return HybridRecommender._loaded(model)
 
 

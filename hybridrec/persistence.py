@@ -97,7 +97,8 @@ def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, ty
                 f"{where} is of kind {name!r}, which hybridrec does not know; if the class is "
                 f"yours, pass it: load(path, kinds={{{name!r}: TheClass}})"
             )
-        return kinds[name].load_files(folder / where)
+        kind: Any = kinds[name]
+        return kind.load_files(folder / where)
 
     try:
         recallers = [
@@ -174,7 +175,7 @@ def _read_catalogue(folder: Path) -> tuple[Dataset, NDArray[np.bool_]]:
 # Histories are user data: they lie outside the sealed version, so that forgetting is an edit there.
 
 
-def write_histories(data: Dataset, folder: Path) -> None:
+def write_histories(data: Dataset, folder: Path) -> dict[str, Any]:
     """Write who did what, with the mark of the catalogue that its codes belong to."""
     arrays = {"users": data.users.ids, "indptr": data.histories.indptr}
     arrays |= {"items": data.histories.items}
@@ -183,7 +184,8 @@ def write_histories(data: Dataset, folder: Path) -> None:
     if data.excluded is not None:
         arrays |= {"excluded_indptr": data.excluded.indptr, "excluded_items": data.excluded.items}
     mark = {"n_items": data.n_items, "catalogue": _mark(data.items.ids)}
-    write_state(folder, mark, {name: np.asarray(array) for name, array in arrays.items()})
+    write_state(folder, mark, arrays)
+    return {"users": data.n_users, "events": data.n_events}
 
 
 def with_histories(data: Dataset, folder: Path) -> Dataset:

@@ -36,10 +36,10 @@ class Reranker(Protocol):
     def name(self) -> str:
         """The column that its scores fill."""
 
-    def fresh(self) -> Self:
-        """The same settings as they were before any fine-tuning."""
+    def untuned(self) -> Self:
+        """A new one of the same settings, before any fine-tuning."""
 
-    def prepare(self, texts: Sequence[str]) -> None:
+    def prepare(self, texts: Sequence[str]) -> Self:
         """Take over the text of every item of the catalogue."""
 
     def finetune(

@@ -19,6 +19,7 @@ ORDER = [
     "rerank",
     "fuse",
     "evaluation",
+    "sealing",
     "storage",
     "pipeline",
     "training",

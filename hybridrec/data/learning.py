@@ -103,6 +103,17 @@ class LearningPlan:
     fusion: LearningRows
     users_without_rows: int
 
+    @property
+    def unseen(self) -> LearningRows:
+        """Every event that fit A does not see, validation first."""
+        parts = (self.validation, self.reranker, self.stopping, self.fusion)
+        return LearningRows(
+            *(
+                np.concatenate([getattr(rows, name) for rows in parts])
+                for name in ("users", "events", "positions", "targets")
+            )
+        )
+
     @classmethod
     def of(cls, data: Dataset, seed: int) -> LearningPlan:
         """Divide ``data`` by the rule above; a seeded hash of the user code deals users to R and F.
@@ -136,8 +147,8 @@ class LearningPlan:
 
 def _hash_fraction(values: NDArray[np.int32], seed: int) -> NDArray[np.float64]:
     """A number in [0, 1) for each value, the same on every machine (SplitMix64's finaliser)."""
-    mixed = values.astype(np.uint64) + np.uint64(seed % 2**63) * np.uint64(0x9E3779B97F4A7C15)
-    mixed += np.uint64(0x9E3779B97F4A7C15)
+    start = (seed + 1) * 0x9E3779B97F4A7C15 % 2**64
+    mixed = values.astype(np.uint64) + np.uint64(start)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     mixed ^= mixed >> np.uint64(31)

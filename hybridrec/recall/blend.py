@@ -88,7 +88,7 @@ class Blend:
         return Candidates.ranked(items, scores, signals)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _merge(lists, weights, depth, n_items):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """From lists (R, B, W) and weights (R, B): items (B, depth) int32, scores (B, depth) f32."""
     n_lists, rows, width = lists.shape
