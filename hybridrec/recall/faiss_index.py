@@ -14,6 +14,7 @@ from hybridrec.checks import (
     InputError,
     InputTypeError,
     StorageError,
+    codes,
     float_matrix,
     require_extra,
     thread_count,
@@ -96,6 +97,7 @@ class FaissIndex:
         """
         queries = float_matrix("queries", queries, columns=self._vectors.shape[1])
         k = whole_number("k", k, least=1)
+        _check_filters(len(queries), self.n_items, exclude, allow)
         items = np.full((len(queries), k), -1, dtype=np.int32)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         depth = self._depth(len(queries), k, exclude, allow)
@@ -114,11 +116,15 @@ class FaissIndex:
         return items, scores
 
     def recall_at(self, k: int, queries: NDArray[Any]) -> float:
-        """The share of the exact top ``k`` that :meth:`search` finds for ``queries`` (B, d)."""
+        """The share of the exact top ``k`` that :meth:`search` finds for ``queries`` (B, d).
+
+        1 where there is nothing to find.
+        """
         wanted, _ = self._exact.search(queries, k)
         found, _ = self.search(queries, k)
-        hits = [np.isin(w, f)[w >= 0] for w, f in zip(wanted, found, strict=True)]
-        return float(np.concatenate(hits).mean()) if hits else 1.0
+        real = int((wanted >= 0).sum())
+        hits = sum(np.isin(w[w >= 0], f).sum() for w, f in zip(wanted, found, strict=True))
+        return float(hits / real) if real else 1.0
 
     def add(self, vectors: NDArray[Any]) -> None:
         """Append vectors (n, d); their codes follow the last one."""
@@ -241,6 +247,18 @@ def _search_settings(index: Any, fetch: int) -> Any:
     if isinstance(index, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(efSearch=max(64, 2 * fetch))
     return None
+
+
+def _check_filters(rows: int, n_items: int, exclude: Ragged | None, allow: Mask | None) -> None:
+    if exclude is not None:
+        if len(exclude) != rows:
+            raise InputError(f"exclude has {len(exclude)} rows; wanted {rows}, one a query")
+        codes("exclude.items", exclude.items, n_items)
+    if allow is not None and (allow.dtype != np.bool_ or allow.shape != (n_items,)):
+        raise InputTypeError(
+            f"allow has dtype {allow.dtype} and shape {allow.shape}; wanted a bool mask of shape "
+            f"({n_items},)"
+        )
 
 
 def _blocks(rows: NDArray[np.int64], floats: int) -> Iterator[NDArray[np.int64]]:
