@@ -203,16 +203,16 @@ def spoiled(draw):
         value = values[name]
         if isinstance(value, np.ndarray) and value.size and value.dtype != bool:
             value = value.copy()
-            element = wild if value.dtype == np.float32 else extremes
+            whole = value.dtype.kind in "iu"
+            element = extremes if whole else wild
             for place in draw(st.lists(st.integers(0, value.size - 1), max_size=3)):
-                info = None if value.dtype == np.float32 else np.iinfo(value.dtype)
                 new = draw(element)
-                value.reshape(-1)[place] = new if info is None else np.clip(new, info.min, info.max)
-            values[name] = (
-                SPOIL[draw(st.sampled_from(sorted(SPOIL)))](value)
-                if draw(st.integers(0, 4)) == 0
-                else value
-            )
+                if whole:
+                    new = np.clip(new, np.iinfo(value.dtype).min, np.iinfo(value.dtype).max)
+                value.reshape(-1)[place] = new
+            if draw(st.integers(0, 4)) == 0:
+                value = SPOIL[draw(st.sampled_from(sorted(SPOIL)))](value)
+            values[name] = value
         elif isinstance(value, np.ndarray):
             values[name] = draw(st.sampled_from([None, value, value[:-1], value.view(np.uint8)]))
         elif name == "threads":

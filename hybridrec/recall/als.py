@@ -23,7 +23,7 @@ from hybridrec.checks import (
     whole_number,
 )
 from hybridrec.recall.als_solver import ALSConfig, aligned, half_sweep, loss, transposed
-from hybridrec.recall.exact_index import ExactIndex
+from hybridrec.recall.faiss_index import FaissIndex, make_index
 from hybridrec.recall.promises import check_pairs, check_queries, fitted
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
 
@@ -230,31 +230,39 @@ class ALS:
         return loss(data.histories, users, items, self.config)
 
     def save_files(self, folder: Path) -> None:
-        """Write the settings and the item factors."""
-        items = self.item_factors
+        """Write the settings, the item factors and, where it is FAISS', the index."""
+        arrays = {"item_factors": self.item_factors}
+        if isinstance(self._index, FaissIndex):
+            # An index that items were added to is not the one that a new build would give.
+            arrays["faiss"] = self._index.to_arrays()["faiss"]
         settings = {"config": config_to_json(self.config), "half_life": self.half_life}
-        write_state(folder, settings, {"item_factors": items})
+        write_state(folder, settings, arrays)
 
     @classmethod
     def load_files(cls, folder: Path) -> Self:
-        """Read what :meth:`save_files` wrote; the index is built again."""
+        """Read what :meth:`save_files` wrote."""
         settings, arrays = read_state(folder)
         model = cls()
         model._configure(config_from_json(ALSConfig, settings["config"]), None)
-        model._keep(
-            float_matrix("item_factors", arrays["item_factors"], columns=model.config.factors)
-        )
+        config = model.config
+        items = float_matrix("item_factors", arrays["item_factors"], columns=config.factors)
+        index = None
+        if "faiss" in arrays:
+            index = FaissIndex.from_arrays(
+                {"vectors": items, "faiss": arrays["faiss"]}, config.index, threads=model._threads
+            )
+        model._keep(items, index)
         model.half_life = settings["half_life"]
         return model
 
-    def _keep(self, items: Scores) -> None:
+    def _keep(self, items: Scores, index: VectorIndex | None = None) -> None:
         if not np.isfinite(items).all():
             row = int(np.flatnonzero(~np.isfinite(items).all(axis=1))[0])
             raise FitError(
                 f"the factor of item {row} is not finite: scale the weights down or raise "
                 "regularization"
             )
-        self._index = _index(items, self.config.index, self._threads)
+        self._index = index or make_index(items, self.config.index, threads=self._threads)
         self._items = frozen(items)
         self._gram = _core.gram(items, threads=self._threads)
 
@@ -285,11 +293,3 @@ class ALS:
             side=side,
             threads=self._threads,
         )
-
-
-def _index(items: Scores, spec: str, threads: int) -> VectorIndex:
-    if spec == "exact":
-        return ExactIndex(items, threads=threads)
-    from hybridrec.recall.faiss_index import make_index
-
-    return make_index(items, spec, threads=threads)
