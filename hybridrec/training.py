@@ -66,11 +66,23 @@ class Training:
 
 @dataclass
 class TrainingReport:
-    """What happened in ``fit``: counts of rows, of missed positives, and the choices made."""
+    """What happened in ``fit``.
+
+    Attributes:
+        users: users in the data.
+        users_without_rows: of them, those with too few events to learn from.
+        rows: lists that each part learnt from.
+        asked: learning events asked of recall for them.
+        missed: of those asked, positives that recall missed.
+        half_lives: the choice for each recaller.
+        blend_weights: the choice for each recaller.
+        reranker: the log of its fine-tuning.
+    """
 
     users: int = 0
     users_without_rows: int = 0
     rows: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
     missed: dict[str, int] = field(default_factory=dict)
     half_lives: dict[str, float | None] = field(default_factory=dict)
     blend_weights: dict[str, float] = field(default_factory=dict)
@@ -121,29 +133,36 @@ def train(
 def learning_lists(
     name: str,
     rows: LearningRows,
+    most: int | None,
     blend: Blend,
     data: Dataset,
     depth: int,
     report: TrainingReport,
+    generator: np.random.Generator,
 ) -> Lists:
-    """Step 3 for ``rows``: the top ``depth`` of the blend; lists without their target are counted.
+    """Step 3: at most ``most`` of ``rows``, each with the top ``depth`` of the blend.
 
-    A positive that recall missed would teach, against negatives from inside the list, to prefer
-    what recall dislikes, so it gives no gradient.
+    Only lists that hold their target are kept: a positive that recall missed would teach, against
+    negatives from inside the list, to prefer what recall dislikes. So twice as many are asked.
     """
+    rows = rows.sample(None if most is None else 2 * most, generator)
     queries = rows.queries(data)
     candidates = blend.candidates(queries, depth)
-    found = (candidates.items == rows.targets[:, None]).any(axis=1)
-    report.rows[name] = len(rows)
-    report.missed[name] = int((~found).sum())
+    found = np.flatnonzero((candidates.items == rows.targets[:, None]).any(axis=1))
+    kept = found
+    if most is not None and len(found) > most:
+        kept = np.sort(generator.choice(found, most, replace=False))
+    report.rows[name] = len(kept)
+    report.asked[name] = len(rows)
+    report.missed[name] = len(rows) - len(found)
     _log.info(
-        "%s: %d learning lists of %d candidates, %d positives missed by recall",
+        "%s: %d lists of %d candidates to learn from; of %d events asked recall missed %d",
         name,
-        len(rows),
+        len(kept),
         depth,
+        len(rows),
         report.missed[name],
     )
-    kept = np.flatnonzero(found)
     return Lists(rows.select(kept), queries.select(kept), candidates.select(kept))
 
 
@@ -163,17 +182,17 @@ def _finetuned(
         )
     reranker = reranker.untuned().prepare(data.texts)
     generator = np.random.default_rng(settings.seed)
-    depth = settings.rerank_depth
-    rows = plan.reranker.sample(settings.reranker_examples, generator)
-    lists = learning_lists("reranker", rows, blend, data, depth, report)
+    depth, most = settings.rerank_depth, settings.reranker_examples
+    lists = learning_lists("reranker", plan.reranker, most, blend, data, depth, report, generator)
     if not len(lists.rows):
         raise FitError(
             f"recall found none of the {len(plan.reranker)} learning events of "
             f"{report.users} users, so the reranker has nothing to learn from: give it more "
             "events a user (5 at least), a greater depth, or leave the reranker out"
         )
-    stopping = plan.stopping.sample(_STOPPING_LISTS, generator)
-    held = learning_lists("stopping", stopping, blend, data, depth, report)
+    held = learning_lists(
+        "stopping", plan.stopping, _STOPPING_LISTS, blend, data, depth, report, generator
+    )
     held_out = (held.queries, held.candidates, held.rows.targets) if len(held.rows) else None
     log = reranker.finetune(lists.queries, lists.candidates, lists.rows.targets, held_out=held_out)
     report.reranker = log.to_json()
@@ -193,9 +212,9 @@ def _fusions(
     if fusion is None:
         return None, None
     generator = np.random.default_rng(settings.seed + 1)
-    rows = plan.fusion.sample(settings.fusion_examples, generator)
     depth = settings.depth if reranker is None else settings.rerank_depth
-    lists = learning_lists("fusion", rows, blend, data, depth, report)
+    most = settings.fusion_examples
+    lists = learning_lists("fusion", plan.fusion, most, blend, data, depth, report, generator)
     without = copy.deepcopy(fusion).fit(lists.candidates, lists.rows.targets)
     if reranker is None:
         return without, None

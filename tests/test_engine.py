@@ -86,8 +86,9 @@ def test_training_counts_its_rows_and_what_recall_missed(engine, split):
     report = engine.report
     users = split.train.n_users
     assert report.users == users
-    assert sum(report.rows[name] for name in ("reranker", "stopping", "fusion")) == 3 * users
-    assert all(0 <= report.missed[name] <= report.rows[name] for name in report.rows)
+    assert sum(report.asked[name] for name in ("reranker", "stopping", "fusion")) == 3 * users
+    for name, asked in report.asked.items():
+        assert report.rows[name] + report.missed[name] == asked
     assert set(report.half_lives) == {recaller.name for recaller in engine.recallers}
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from hybridrec.candidates import Mask
     from hybridrec.data.dataset import Dataset
+    from hybridrec.data.ids import IdMap
 
 __all__ = ["Split", "by_time", "leave_last", "random"]
 
@@ -43,6 +44,52 @@ class Split:
                 f"{len(self.queries)} queries and {len(self.targets)} rows of targets; wanted as "
                 "many"
             )
+
+    def for_catalogue(self, items: IdMap) -> Split:
+        """The same questions in the codes of another catalogue, such as a loaded model's.
+
+        Items it does not know are dropped from histories, and queries whose targets it does not
+        know at all are left out; the log counts both.
+
+        Raises:
+            InputError: no query is left.
+        """
+        new = items.codes(self.train.items.ids, unknown="mark")
+        size = len(items)
+
+        def recoded(rows: Ragged) -> Ragged:
+            known = rows.keep(new[rows.items] >= 0)
+            return replace(known, items=new[known.items])
+
+        targets = recoded(self.targets)
+        kept = np.flatnonzero(targets.lengths > 0)
+        histories = recoded(self.queries.histories)
+        exclude, allow = self.queries.exclude, self.queries.allow
+        if allow is not None:
+            mask = np.zeros(size, dtype=np.bool_)
+            mask[new[allow & (new >= 0)]] = True
+            allow = mask
+        logger.info(
+            "for_catalogue: %d of %d queries have a target the catalogue knows; %d of %d history "
+            "events are of items it does not know",
+            len(kept),
+            len(targets),
+            len(self.queries.histories.items) - len(histories.items),
+            len(self.queries.histories.items),
+        )
+        if not len(kept):
+            raise InputError(
+                "the catalogue knows none of the held-out items: evaluate on the data that the "
+                "model was fitted on"
+            )
+        queries = replace(
+            self.queries,
+            histories=histories,
+            n_items=size,
+            exclude=None if exclude is None else recoded(exclude),
+            allow=allow,
+        )
+        return replace(self, queries=queries.select(kept), targets=targets.select(kept))
 
 
 def leave_last(data: Dataset, *, exclude_seen: bool = True) -> Split:
