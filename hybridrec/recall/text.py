@@ -33,6 +33,9 @@ __all__ = ["TextConfig", "TextRecall"]
 
 _HALF_LIVES = (None, 20.0, 10.0, 5.0, 3.0, 1.0)
 _BATCH = 1024
+"""Queries whose vectors are held at once."""
+_CELLS = 1 << 22
+"""Floats gathered at once to score pairs: 16 MiB of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +169,7 @@ class TextRecall:
         state = self._checked(queries)
         items = check_pairs(queries, items)
         scores = np.empty(items.shape, dtype=np.float32)
-        size = max(1, (1 << 22) // max(1, items.shape[1] * state.vectors.shape[1]))
+        size = max(1, _CELLS // max(1, items.shape[1] * state.vectors.shape[1]))
         for part, batch in queries.batches(size):
             users = self.user_vectors(batch)
             scores[part] = np.einsum("bkd,bd->bk", state.vectors[items[part]], users)

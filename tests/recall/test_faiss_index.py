@@ -137,6 +137,19 @@ def test_vectors_added_later_are_found():
     np.testing.assert_array_equal(items[:, 0], [N, N + 1, N + 2])
     check(index, vectors(4, seed=6), 20, None, None)
 
+    allow = np.arange(N + 3) >= N  # so few that they are searched exactly
+    items, _ = index.search(loud, 3, allow=allow)
+    assert (np.sort(items) == [N, N + 1, N + 2]).all()
+
+
+def test_where_faiss_finds_too_few_the_exact_answer_is_given():
+    index = FaissIndex(vectors(), "IVF16,Flat")
+    faiss.extract_index_ivf(index._index).nprobe = 1  # some 40 of 600 are looked at
+    queries = vectors(8, seed=7)
+    items, _ = check(index, queries, 200, None, None)
+    wanted, _ = ExactIndex(vectors()).search(queries, 200)
+    np.testing.assert_array_equal(items, wanted)
+
 
 def test_ties_are_broken_by_code():
     index = FaissIndex(np.ones((200, 2), np.float32), "Flat")

@@ -18,6 +18,7 @@ from hybridrec import (
     TextRecall,
 )
 from hybridrec.candidates import Recaller
+from hybridrec.recall import als, promises, text
 from hybridrec.state import config_from_json, config_to_json
 
 I, B = 60, 9  # noqa: E741 - a depth of 16 is below I / 2: FAISS' graph is used where it is asked for
@@ -190,6 +191,16 @@ def test_a_query_is_answered_alone_as_in_a_batch(model):
         alone = queries.select(np.array([row]))
         assert_same(model.recall(alone, 10), wanted.select(np.array([row])))
         np.testing.assert_array_equal(every_score(model, alone)[0], scores[row])
+
+
+def test_the_size_of_a_batch_is_not_seen(model, monkeypatch):
+    queries = make_queries(rows=40)
+    wanted, scores = model.recall(queries, 10), every_score(model, queries)
+    for module in (als, promises, text):
+        monkeypatch.setattr(module, "_BATCH", 3, raising=False)
+        monkeypatch.setattr(module, "_CELLS", 3 * I, raising=False)
+    assert_same(model.recall(queries, 10), wanted)
+    np.testing.assert_array_equal(every_score(model, queries), scores)
 
 
 def test_threads_asking_together_hear_what_one_hears(model):
