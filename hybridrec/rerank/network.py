@@ -1,116 +1,202 @@
-"""A BERT-type cross-encoder and its tokeniser, from and to a folder of the Hugging Face layout."""
+"""A BERT-type cross-encoder on a device: texts to token ids, token ids to scores."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from hybridrec.checks import InputError, require_extra
+from hybridrec.checks import InputError, InputTypeError, require_extra
+from hybridrec.rerank.prompt import TokenTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from torch import Tensor
+
+    from hybridrec.candidates import Items, Ragged, Scores
+    from hybridrec.rerank.config import CrossEncoderConfig
+
 log = logging.getLogger("hybridrec")
 
 MARK = "hybridrec_mask"
-"""Entry of config.json: the mask that the weights were fine-tuned with."""
+"""Entry of the checkpoint's config.json: the mask that its weights were fine-tuned with."""
+
+PACK_TOKENS = 4096
+"""Tokens of one forward pass when scoring: activations stay near 100 MB at 1,536 wide layers."""
 
 
-def resolve_device(device: str) -> str:
-    """``"auto"`` as ``"cuda"`` or ``"cpu"``; the others as they are, if they are there.
+class Network:
+    """Weights and tokeniser of one checkpoint.
+
+    Args:
+        source: a folder or a hub name.
+        config: settings of the cross-encoder; of them the mask, the device, the precision, the
+            seed of a head that the checkpoint lacks, and the tokens of an item count here.
 
     Raises:
-        InputError: "cuda" where there is none.
+        InputError: not a BERT encoder, no head for one score, files that cannot be read, too few
+            positions for one item, or a device that is not there.
+        MissingExtraError: torch or transformers is not installed.
+
+    Attributes:
+        model: a BertForSequenceClassification with one label.
     """
-    torch = require_extra("torch", "llm")
+
+    def __init__(self, source: str, config: CrossEncoderConfig) -> None:
+        torch = require_extra("torch", "llm")
+        transformers = require_extra("transformers", "llm")
+        self._config = config
+        self._device = torch.device(_resolved(torch, config.device))
+        self._trains_low = config.precision == "bf16" or (
+            config.precision == "auto" and _multiplies_bf16(torch, self._device)
+        )
+        with _refusals(source), _quiet(transformers):
+            self.model = _load_model(torch, transformers, source, config.seed).to(self._device)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                source, trust_remote_code=False
+            )
+        if self._tokenizer.cls_token_id is None or self._tokenizer.sep_token_id is None:
+            raise InputError(f"the tokenizer of {source!r} has no [CLS] or no [SEP] token")
+        positions = self.model.config.max_position_embeddings
+        least = config.max_item_tokens + 4  # a candidate's [CLS] and [SEP], and an empty prompt's
+        if positions < least:
+            raise InputError(
+                f"max_item_tokens is {config.max_item_tokens}, which takes {least} positions; "
+                f"model {source!r} has {positions}: lower max_item_tokens"
+            )
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the weights were fine-tuned with the configured mask."""
+        return bool(getattr(self.model.config, MARK, None) == self._config.mask)
+
+    def mark_tuned(self) -> None:
+        """Note in the checkpoint's own configuration which mask it was fine-tuned with."""
+        setattr(self.model.config, MARK, self._config.mask)
+
+    @property
+    def room(self) -> int:
+        """Tokens that a prompt may have so that the longest candidate still has positions."""
+        return int(self.model.config.max_position_embeddings) - self._config.max_item_tokens - 2
+
+    def tokenised(self, texts: Sequence[str], limit: int) -> TokenTable:
+        """The texts as ``[CLS] text [SEP]`` with at most ``limit`` tokens of text each.
+
+        A special token's name inside a text is plain text. An empty text is ``[CLS] [SEP]``.
+        """
+        wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+        if isinstance(texts, str) or wrong is not None:
+            got = "one string" if wrong is None else f"{texts[wrong]!r} at [{wrong}]"
+            raise InputTypeError(f"texts holds {got}; wanted a list of strings, one an item")
+        ids: list[list[int]] = []
+        if len(texts):
+            ids = self._tokenizer(
+                list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+            )["input_ids"]
+        return TokenTable.framed(
+            ids, self._tokenizer.cls_token_id, self._tokenizer.sep_token_id, limit
+        )
+
+    def trainable_scores(self, prompts: Ragged, items: Items, table: TokenTable) -> Tensor:
+        """(b, n) float32 scores with gradients, all lists in one forward pass if packed."""
+        packed = self._config.mask == "one_way"
+        return self._forward(prompts, items, table, packed, None, self._trains_low)
+
+    def scores(
+        self, prompts: Ragged, items: Items, table: TokenTable, *, packed: bool = True
+    ) -> Scores:
+        """(B, K) float32 scores, -inf where the item is -1.
+
+        Args:
+            prompts: B rows of token ids.
+            items: (B, K) codes of rows of ``table``, -1 padded.
+            table: token ids of the candidates.
+            packed: False scores pair by pair, as a mask of "full" always does.
+        """
+        torch = require_extra("torch", "llm")
+        packed = packed and self._config.mask == "one_way"
+        low = self._config.precision == "bf16"
+        with torch.inference_mode():
+            found = self._forward(prompts, items, table, packed, PACK_TOKENS, low)
+        return cast("Scores", found.cpu().numpy())
+
+    def _forward(
+        self,
+        prompts: Ragged,
+        items: Items,
+        table: TokenTable,
+        packed: bool,
+        budget: int | None,
+        low: bool,
+    ) -> Tensor:
+        import torch
+
+        from hybridrec.rerank.shared_prefix import list_scores
+
+        one_way = self._config.mask == "one_way"
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=low):
+            return list_scores(
+                self.model, prompts, items, table, one_way=one_way, packed=packed, budget=budget
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write config.json, model.safetensors and the tokeniser's files."""
+        with _quiet(require_extra("transformers", "llm")):
+            self.model.save_pretrained(folder)
+            self._tokenizer.save_pretrained(folder)
+
+
+def _resolved(torch: Any, device: str) -> str:
+    found = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "auto":
-        found = "cuda" if torch.cuda.is_available() else "cpu"
-        log.info("cross-encoder: device auto is %s", found)
+        log.info("cross-encoder: device 'auto' is %r", found)
         return found
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cuda" and found != "cuda":
         raise InputError("device is 'cuda', but torch sees no GPU; wanted 'auto' or 'cpu'")
     return device
 
 
-def load_model(source: str, *, attention: str, device: str, seed: int) -> Any:
-    """A BertForSequenceClassification with one label, in evaluation mode.
+def _multiplies_bf16(torch: Any, device: Any) -> bool:
+    """Whether the device has instructions for bfloat16 products: without them it is slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
 
-    A head that the checkpoint lacks is drawn from ``seed``; torch's own generators stay untouched.
 
-    Args:
-        source: a folder or a hub name.
-        attention: name of an attention implementation of transformers.
-        device: "cpu" or "cuda".
-        seed: of the new head.
+def _load_model(torch: Any, transformers: Any, source: str, seed: int) -> Any:
+    """The weights of ``source``; what the head lacks is drawn from ``seed``."""
+    from hybridrec.rerank.shared_prefix import ATTENTION
 
-    Raises:
-        InputError: not a BERT encoder, another number of labels, or files that cannot be read.
-    """
-    torch = require_extra("torch", "llm")
-    transformers = require_extra("transformers", "llm")
-    with _refusals(source), _quiet(transformers):
-        config = transformers.AutoConfig.from_pretrained(
-            source, num_labels=1, trust_remote_code=False
+    config = transformers.AutoConfig.from_pretrained(source, num_labels=1, trust_remote_code=False)
+    if config.model_type != "bert" or config.is_decoder:
+        raise InputError(
+            f"model {source!r} has the architecture {config.model_type!r}; wanted an encoder of "
+            "type 'bert'"
         )
-        if config.model_type != "bert" or config.is_decoder:
-            raise InputError(
-                f"model {source!r} has the architecture {config.model_type!r}; wanted an encoder "
-                "of type 'bert'"
-            )
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(seed)
-            model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-                source,
-                config=config,
-                dtype=torch.float32,
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    absent = [k for k in report["missing_keys"] if not k.startswith(("classifier", "bert.pooler"))]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=ATTENTION,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    head = ("classifier.", "bert.pooler.")
+    absent = sorted(name for name in report["missing_keys"] if not name.startswith(head))
     if absent:
-        raise InputError(f"model {source!r} has no weights for {sorted(absent)[0]!r}")
-    return model.to(device).eval()
-
-
-def load_tokenizer(source: str) -> Any:
-    """The tokeniser of a checkpoint, for :func:`token_ids`.
-
-    Raises:
-        InputError: files that cannot be read, or no [CLS] or [SEP].
-    """
-    transformers = require_extra("transformers", "llm")
-    with _refusals(source), _quiet(transformers):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-        raise InputError(f"the tokenizer of {source!r} has no [CLS] or no [SEP] token")
-    return tokenizer
-
-
-def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, special tokens inside it read as plain text, none added."""
-    if not len(texts):
-        return []
-    ids: list[list[int]] = tokenizer(
-        list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
-    )["input_ids"]
-    return ids
-
-
-def save_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json."""
-    transformers = require_extra("transformers", "llm")
-    with _quiet(transformers):
-        model.save_pretrained(folder, safe_serialization=True)
-        tokenizer.save_pretrained(folder)
+        raise InputError(f"model {source!r} has no weights for {absent[0]!r}")
+    return model.eval()
 
 
 @contextmanager
 def _refusals(source: str) -> Iterator[None]:
-    """Turn what transformers raises on unreadable files into one error."""
+    """Turn whatever transformers raises on unreadable files into one error."""
     safetensors = require_extra("safetensors", "llm")
     try:
         yield
@@ -119,13 +205,13 @@ def _refusals(source: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         raise InputError(
             f"cannot load the model {source!r}: {error}; wanted a folder or hub name with "
-            "config.json, model.safetensors, a tokenizer and at most one label"
+            "config.json, model.safetensors of at most one label, and a tokenizer"
         ) from error
 
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Hold back transformers' bars and its report of a head that is new on purpose."""
+    """Hold back transformers' bars, and its report of a head that is new on purpose."""
     logs = transformers.utils.logging
     level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
     logs.set_verbosity_error()

@@ -50,8 +50,7 @@ class Pack:
         owners: (T,) int64, the candidate that a token belongs to, as an index of ``heads``; -1 on
             a prefix.
         blocks: one a piece, in the order of the tokens.
-        heads: (n,) int64, where each candidate's [CLS] stands.
-        slots: (n,) int64, the candidate's place in the flat list it came from.
+        heads: (n,) int64, where each candidate's [CLS] stands; candidates in the caller's order.
     """
 
     tokens: NDArray[np.int64]
@@ -60,14 +59,13 @@ class Pack:
     owners: NDArray[np.int64]
     blocks: tuple[Block, ...]
     heads: NDArray[np.int64]
-    slots: NDArray[np.int64]
 
 
 def plan(
     prefix_lengths: NDArray[np.int64],
     indptr: NDArray[np.int64],
     lengths: NDArray[np.int64],
-    budget: int,
+    budget: int | None,
 ) -> list[list[Piece]]:
     """Part the work into packs of at most ``budget`` tokens.
 
@@ -78,10 +76,12 @@ def plan(
         prefix_lengths: (B,) tokens of each prefix.
         indptr: (B + 1,) query b has candidates ``indptr[b]:indptr[b + 1]``.
         lengths: (n,) tokens of each candidate.
-        budget: tokens a pack.
+        budget: tokens a pack; None puts everything into one.
     """
     packs: list[list[Piece]] = []
     ends = np.concatenate([[0], np.cumsum(lengths)])
+    if budget is None:
+        budget = int(prefix_lengths.sum() + ends[-1])
     left = 0
     for query, prefix in enumerate(prefix_lengths):
         start, last = int(indptr[query]), int(indptr[query + 1])
@@ -142,7 +142,6 @@ def pack(
             for prompt, start, count in zip(prompts.lengths, first, counts, strict=True)
         ),
         heads=starts[places],
-        slots=slots,
     )
 
 

