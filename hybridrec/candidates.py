@@ -290,7 +290,7 @@ class Candidates:
         """Lists of consecutive batches as one, each padded to ``depth`` columns."""
 
         def stack(arrays: list[NDArray[Any]], fill: float, dtype: type) -> NDArray[Any]:
-            whole = np.full((sum(map(len, arrays)), depth), fill, dtype=dtype)
+            whole: NDArray[Any] = np.full((sum(map(len, arrays)), depth), fill, dtype=dtype)
             row = 0
             for array in arrays:
                 whole[row : row + len(array), : array.shape[1]] = array

@@ -125,15 +125,14 @@ def float_matrix(name: str, value: object, *, columns: int | None = None) -> NDA
         InputError: not two-dimensional, another width, or NaN / infinite anywhere.
     """
     try:
-        matrix = np.ascontiguousarray(value, dtype=np.float32)
+        matrix = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InputTypeError(
             f"{name} is {type(value).__name__}; wanted a numeric matrix ({error})"
         ) from error
-    if np.ndim(value) != 2:
-        raise InputError(
-            f"{name} has shape {np.shape(value)}; wanted (rows, columns): reshape it first"
-        )
+    if matrix.ndim != 2:
+        raise InputError(f"{name} has shape {matrix.shape}; wanted (rows, columns): reshape it")
+    matrix = np.ascontiguousarray(matrix)
     if columns is not None and matrix.shape[1] != columns:
         raise InputError(f"{name} has {matrix.shape[1]} columns; wanted {columns}")
     if not np.isfinite(matrix).all():

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with progress(shown=not chosen.quiet):
             chosen.run(chosen)
-    except HybridrecError as error:
+    except (HybridrecError, ImportError) as error:
         print(f"hybridrec: error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has seen enough

@@ -131,6 +131,8 @@ class ALS:
         self.half_life: float | None = None if isinstance(chosen, str) else chosen
         self._threads = thread_count(threads)
         self._items: Scores | None = None  # (I, F)
+        # Items added later are zero rows: counting them would move every user for nothing.
+        self._fitted_items = 0
         self._gram: Scores | None = None  # (F, F) of the items
         self._index: VectorIndex | None = None
 
@@ -148,6 +150,11 @@ class ALS:
     def item_factors(self) -> Scores:
         """(I, F) float32, read-only; a zero row for an item nobody took."""
         return fitted(self.name, self._items)
+
+    @property
+    def item_vectors(self) -> Scores:
+        """The item factors, as every recaller of vectors calls them."""
+        return self.item_factors
 
     def fit(self, data: FitData) -> Self:
         """Factorise from a random start.
@@ -235,7 +242,11 @@ class ALS:
         if isinstance(self._index, FaissIndex):
             # An index that items were added to is not the one that a new build would give.
             arrays["faiss"] = self._index.to_arrays()["faiss"]
-        settings = {"config": config_to_json(self.config), "half_life": self.half_life}
+        settings = {
+            "config": config_to_json(self.config),
+            "half_life": self.half_life,
+            "fitted_items": self._fitted_items,
+        }
         write_state(folder, settings, arrays)
 
     @classmethod
@@ -252,6 +263,7 @@ class ALS:
                 {"vectors": items, "faiss": arrays["faiss"]}, config.index, threads=model._threads
             )
         model._keep(items, index)
+        model._fitted_items = whole_number("fitted_items", settings["fitted_items"], least=1)
         model.half_life = settings["half_life"]
         return model
 
@@ -264,6 +276,7 @@ class ALS:
             )
         self._index = index or make_index(items, self.config.index, threads=self._threads)
         self._items = frozen(items)
+        self._fitted_items = len(items)
         self._gram = _core.gram(items, threads=self._threads)
 
     def _factorise(self, data: FitData, items: Scores) -> Scores:
@@ -291,5 +304,6 @@ class ALS:
             fitted(self.name, self._gram),
             self.config,
             side=side,
+            catalogue=self._fitted_items,
             threads=self._threads,
         )

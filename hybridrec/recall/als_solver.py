@@ -74,6 +74,7 @@ def half_sweep(
     *,
     side: str,
     start: Scores | None = None,
+    catalogue: int | None = None,
     threads: int,
 ) -> Scores:
     """Solve every row's factor with the other side held fixed.
@@ -85,6 +86,7 @@ def half_sweep(
         config: the objective, and the solver used where there is a ``start``.
         side: what a row is, for the error.
         start: (rows, F) where conjugate gradients begin; None solves exactly.
+        catalogue: rows of ``other`` that the regularisation counts; None counts them all.
         threads: the result has the same bits for any number.
 
     Returns:
@@ -99,7 +101,7 @@ def half_sweep(
         rows.weights,
         other,
         np.float32(config.unobserved_weight) * gram,
-        config.ridge(rows.lengths, len(other)).astype(np.float32),
+        config.ridge(rows.lengths, catalogue or len(other)).astype(np.float32),
     )
     alpha, target = config.alpha, config.target
     if start is not None and config.solver == "cg":

@@ -69,7 +69,10 @@ class Blend:
             weights[place] = np.where(told, self.weights[recaller.name], 0.0)
         weights[:, weights.sum(axis=0) == 0] = 1.0
         n_items = int(items.max(initial=0)) + 1
-        return _merge(items, weights, whole_number("depth", depth, least=1), n_items)
+        merged: tuple[Items, Scores] = _merge(
+            items, weights, whole_number("depth", depth, least=1), n_items
+        )
+        return merged
 
     def candidates(self, queries: Queries, depth: int) -> Candidates:
         """The best ``depth`` of the union, with every recaller's score as a signal."""

@@ -126,7 +126,7 @@ class TextRecall:
         return fitted(self.name, self._state).index
 
     @property
-    def vectors(self) -> Scores:
+    def item_vectors(self) -> Scores:
         """(I, d) float32 item vectors of unit length; 0 where an item has no text."""
         return fitted(self.name, self._state).vectors
 
@@ -252,7 +252,7 @@ class TextRecall:
             known |= zip(new, fresh, strict=True)
             width = fresh.shape[1]
         else:
-            width = self.vectors.shape[1]
+            width = self.item_vectors.shape[1]
         vectors = np.zeros((len(keys), width), dtype=np.float32)
         for row, key in enumerate(keys):
             vectors[row] = known.get(key, 0)

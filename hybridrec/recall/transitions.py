@@ -40,7 +40,7 @@ class TransitionsConfig:
     window: int = 10
     smoothing: float = 20.0
     half_life: float | Literal["auto"] | None = "auto"
-    name: str = "transitions"
+    name: str = "item transitions"
 
     def __post_init__(self) -> None:
         whole_number("window", self.window, least=1)
@@ -85,7 +85,7 @@ class ItemTransitions:
         window: int = 10,
         smoothing: float = 20.0,
         half_life: float | Literal["auto"] | None = "auto",
-        name: str = "transitions",
+        name: str = "item transitions",
     ) -> None:
         self.config = TransitionsConfig(
             window=window, smoothing=smoothing, half_life=half_life, name=name

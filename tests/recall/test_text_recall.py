@@ -60,7 +60,7 @@ def slow_vector(encoder, text):
 
 
 def test_vectors_are_the_mean_of_the_states(model, tiny_encoder):
-    for text, vector in zip(TEXTS, model.vectors, strict=True):
+    for text, vector in zip(TEXTS, model.item_vectors, strict=True):
         if text.strip():
             np.testing.assert_allclose(vector, slow_vector(tiny_encoder, text), atol=1e-5)
             assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
@@ -72,7 +72,7 @@ def test_vectors_are_the_mean_of_the_states(model, tiny_encoder):
 def test_padding_does_not_count(tiny_encoder, model, batch_size):
     texts = [text for text in TEXTS if text.strip()]
     got = encode_texts(texts, tiny_encoder, batch_size=batch_size)
-    wanted = [model.vectors[TEXTS.index(text)] for text in texts]
+    wanted = [model.item_vectors[TEXTS.index(text)] for text in texts]
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_a_user_is_the_recency_weighted_mean(model, half_life):
     history = Ragged(np.array([0, 4, 4, 5]), np.array([0, 1, 2, 3, 2]), weights)
     users = model.user_vectors(Queries(history, len(TEXTS)))
     decay = np.ones(4) if half_life is None else 0.5 ** (np.arange(3, -1, -1) / half_life)
-    mean = (weights[:4] * decay) @ model.vectors[:4]
+    mean = (weights[:4] * decay) @ model.item_vectors[:4]
     np.testing.assert_allclose(users[0], mean / np.linalg.norm(mean), atol=1e-6)
     assert not users[1:].any()  # an empty history, and one item without text
 
@@ -109,18 +109,18 @@ def test_no_text_scores_nothing(model):
 def test_fitting_again_encodes_only_what_is_new(tiny_encoder, encoded):
     model = TextRecall(tiny_encoder).fit(Data(TEXTS))
     assert sorted(encoded) == sorted({text for text in TEXTS if text.strip()})
-    vectors, encoded[:] = model.vectors, []
+    vectors, encoded[:] = model.item_vectors, []
     model.refit(Data(list(TEXTS)))
-    assert model.vectors is vectors
+    assert model.item_vectors is vectors
     model.refit(Data([*TEXTS, "big", "fargo", "big"]))
     assert encoded == ["big"]
-    np.testing.assert_array_equal(model.vectors[: len(TEXTS)], vectors)
-    np.testing.assert_array_equal(model.vectors[-2], vectors[1])
-    np.testing.assert_array_equal(model.vectors[-1], model.vectors[-3])
+    np.testing.assert_array_equal(model.item_vectors[: len(TEXTS)], vectors)
+    np.testing.assert_array_equal(model.item_vectors[-2], vectors[1])
+    np.testing.assert_array_equal(model.item_vectors[-1], model.item_vectors[-3])
     assert model.index.n_items == len(TEXTS) + 3
     model.fit(Data(["jaws 2!", "fargo"]))
     assert encoded == ["big"]
-    np.testing.assert_array_equal(model.vectors, vectors[[6, 1]])
+    np.testing.assert_array_equal(model.item_vectors, vectors[[6, 1]])
 
 
 def test_only_empty_texts_are_allowed(tiny_encoder):
@@ -140,7 +140,7 @@ def test_added_items_stand_near_what_they_say(tiny_encoder, encoded):
     np.testing.assert_array_equal(found.items, [[1, n]])
     model.add_items(None, 1)
     assert encoded == ["tron. drama"]
-    assert not model.vectors[-1].any()
+    assert not model.item_vectors[-1].any()
     with pytest.raises(InputError, match="texts has 1 entries; wanted 2"):
         model.add_items(["one"], 2)
 

@@ -103,7 +103,7 @@ def test_one_users_last_event_does_not_lead_to_the_next_users_first():
 
 def test_histories_without_order_are_refused_with_a_remedy():
     data = Data(Ragged.from_rows([[0, 1]]), ordered=False)
-    with pytest.raises(FitError, match=r"'transitions' was given.*time=\.\.\."):
+    with pytest.raises(FitError, match=r"'item transitions' was given.*time=\.\.\."):
         ItemTransitions().fit(data)
     model = ItemTransitions().fit(replace(data, ordered=True))
     asked = Queries(data.histories, I, ordered=False)
