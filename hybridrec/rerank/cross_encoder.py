@@ -176,7 +176,8 @@ class CrossEncoder:
         table = self._tokenised(candidates, "candidates", self.config.max_item_tokens)
         self._warn_untuned()
         items = np.arange(len(table), dtype=np.int32)[None]
-        return network.scores(whole.rows, items, table)[0]
+        scores: Scores = network.scores(whole.rows, items, table)[0]
+        return scores
 
     def save_files(self, folder: Path) -> None:
         """Write the weights in the Hugging Face layout, the settings and the catalogue's tokens.
