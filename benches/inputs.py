@@ -1,0 +1,120 @@
+"""What the suites run on: synthetic interactions with the skew of real ones, and MovieLens 100k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from contract import scaled
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+import hybridrec as hr
+
+WORDS = """
+time year people way day man thing woman life child world school state family student
+group country problem hand part place case week company system program question work
+government number night point home water room mother area money story fact month lot
+right study book eye job word business issue side kind head house service friend father
+power hour game line end member law car city community name president team minute idea
+body information back parent face others level office door health person art war history
+party result change morning reason research girl guy moment air teacher force education
+""".split()  # noqa: SIM905 - as prose, it can be read
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Histories alone: what a recaller may be fitted to."""
+
+    histories: hr.Ragged
+    n_items: int
+    texts: Sequence[str] | None = None
+    ordered: bool = True
+
+    def __str__(self) -> str:
+        users, events = len(self.histories), len(self.histories.items)
+        return f"synthetic {users:,} x {self.n_items:,}, {events:,} events"
+
+    def csr(self) -> csr_matrix:
+        """(U, I) float32 ones, its columns sorted: the form that implicit works on fastest."""
+        return as_csr(self.histories, self.n_items)
+
+    def queries(self, rows: NDArray[Any]) -> hr.Queries:
+        """Of users ``rows``, what they have seen left out of the answers."""
+        known = self.histories.select(rows)
+        return hr.Queries(known, self.n_items, users=rows.astype(np.int32), exclude=known)
+
+
+def as_csr(rows: hr.Ragged, n_items: int) -> csr_matrix:
+    """(B, I) float32: how often each row holds each item; columns sorted."""
+    ones = np.ones(len(rows.items), np.float32)
+    indices = rows.items.astype(np.int32)
+    matrix = csr_matrix(
+        (ones, indices, rows.indptr.astype(np.int32)), shape=(len(rows), n_items), copy=True
+    )
+    matrix.sum_duplicates()
+    return matrix
+
+
+def interactions() -> Interactions:
+    """The synthetic interactions of the chosen scale."""
+    shape = scaled(
+        smoke=(400, 700, 12_000),
+        default=(13_800, 20_000, 1_000_000),
+        full=(138_000, 20_000, 10_000_000),
+    )
+    return synthetic(*shape)
+
+
+@cache
+def synthetic(users: int, items: int, draws: int, seed: int = 0) -> Interactions:
+    """Users drawn by lognormal(0, 1) activity, items by rank^-0.9, repeats dropped.
+
+    The order inside a history is random: there is none to learn, but there is one to walk through.
+    """
+    rng = np.random.default_rng(seed)
+    activity = rng.lognormal(0.0, 1.0, users)
+    fame = np.arange(1, items + 1) ** -0.9
+    who = rng.choice(users, draws, p=activity / activity.sum())
+    what = rng.choice(items, draws, p=fame / fame.sum())
+    pairs = np.unique(who.astype(np.int64) * items + what)
+    pairs = rng.permutation(pairs)
+    pairs = pairs[np.argsort(pairs // items, kind="stable")]
+    counts = np.bincount(pairs // items, minlength=users)
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    return Interactions(hr.Ragged(indptr, (pairs % items).astype(np.int32)), items)
+
+
+@cache
+def movielens() -> tuple[hr.Dataset, str]:
+    """MovieLens 100k where it can be found, or else a table of its size; and which of the two."""
+    try:
+        return hr.public.movielens_100k(), "MovieLens 100k"
+    except hr.DataSourceError:
+        return _movielens_like(), "synthetic 943 x 1,682, 100k draws"
+
+
+def _movielens_like() -> hr.Dataset:
+    import pyarrow as pa
+
+    made = synthetic(943, 1682, 150_000)
+    rows = made.histories
+    events = {"user": rows.row_of(), "item": rows.items, "time": -rows.from_end()}
+    texts = titles(made.n_items, words=8)
+    return hr.Dataset.from_frame(
+        pa.table(events),
+        user="user",
+        item="item",
+        time="time",
+        items=pa.table({"item": np.arange(made.n_items, dtype=np.int32), "title": texts}),
+        item_text="{title}",
+    )
+
+
+def titles(n: int, *, words: int, seed: int = 0) -> list[str]:
+    """``n`` texts of so many English words, each of which is one token to a BERT tokeniser."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, words)) for _ in range(n)]
