@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,11 @@ UNTUNED, POPULAR = "llm before fine-tuning, same lists", "popularity, same lists
 Values = NDArray[np.float64]
 
 
+def show(line: str) -> None:
+    """Print at once, piped or not: a run takes a while."""
+    print(line, flush=True)
+
+
 def run(
     *,
     seeds: int = 3,
@@ -38,7 +42,7 @@ def run(
     users: int | None = None,
     examples: int = 1500,
     fusion_examples: int = 600,
-    say: Callable[[str], None] = partial(print, flush=True),
+    say: Callable[[str], None] = show,
 ) -> dict[str, Any]:
     """Both parts; returns what ``quality.json`` holds.
 
