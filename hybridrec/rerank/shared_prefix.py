@@ -101,9 +101,13 @@ def _types(model: Any, types: Tensor) -> Tensor:
 
 
 def _head(model: Any, hidden: Tensor) -> Tensor:
-    """(n,) scores from (n, width) states: the pooler and classifier of the checkpoint."""
-    pooled = model.base_model.pooler(hidden[:, None])
-    scores: Tensor = model.classifier(model.dropout(pooled))[:, 0].float()
+    """(n,) scores from (n, width) states: the pooler and classifier of the checkpoint.
+
+    In float32 under any autocast: what tells candidates apart may lie below bfloat16's two digits.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        pooled = model.base_model.pooler(hidden.float()[:, None])
+        scores: Tensor = model.classifier(model.dropout(pooled))[:, 0]
     return scores
 
 
