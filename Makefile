@@ -53,7 +53,8 @@ asan: setup  ## the compiled boundary under AddressSanitizer and UBSan
 		-c ../../pyproject.toml --rootdir ../.. --noconftest ../../tests/test_core_fuzz.py ../../tests/test_core.py
 
 bench: setup  ## the suites, each with its peer; prints the ratios
-	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 $(BIN)/python -m pytest benches --benchmark-only -q
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE -u OPENBLAS_NUM_THREADS OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 \
+		$(BIN)/python -m pytest benches --benchmark-only -q -o python_files="bench_*.py"
 
 clean:  ## remove what was built, not the environment
 	rm -rf build *.egg-info hybridrec/_core/*.so hybridrec/_core/.built

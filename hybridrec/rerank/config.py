@@ -22,7 +22,6 @@ class CrossEncoderConfig:
         batch_size: lists an optimiser step.
         learning_rate: its peak; AdamW with linear warm-up and decay.
         warmup: share of the steps in which the rate rises.
-        max_examples: fine-tune on at most so many lists, drawn at random; None takes all.
         device: "auto", "cpu" or "cuda".
         precision: of matrix products. "fp32"; "bf16", faster and good to about two digits; "auto"
             scores in fp32 and fine-tunes in bf16 where the device has instructions for it.
@@ -39,7 +38,6 @@ class CrossEncoderConfig:
     batch_size: int = 8
     learning_rate: float = 5e-5
     warmup: float = 0.1
-    max_examples: int | None = None
     device: str = "auto"
     precision: str = "auto"
     seed: int = 0
@@ -49,8 +47,6 @@ class CrossEncoderConfig:
         for name in ("history", "max_item_tokens", "negatives", "epochs", "batch_size"):
             whole_number(name, getattr(self, name), least=1)
         whole_number("seed", self.seed)
-        if self.max_examples is not None:
-            whole_number("max_examples", self.max_examples, least=1)
         real_number("learning_rate", self.learning_rate, above=0)
         if not 0 <= real_number("warmup", self.warmup) <= 1:
             raise InputError(f"warmup is {self.warmup}; wanted a share of the steps from 0 to 1")

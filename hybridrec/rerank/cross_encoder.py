@@ -131,10 +131,6 @@ class CrossEncoder:
         if not len(items):
             raise InputError("fine-tuning got no lists; wanted at least one whose target is in it")
         evaluate = None if held_out is None else self._evaluation(*held_out)
-        limit = self.config.max_examples
-        if limit is not None and len(items) > limit:
-            rows = np.random.default_rng(self.config.seed).permutation(len(items))[:limit]
-            queries, items, wanted = queries.select(rows), items[rows], wanted[rows]
         network, table, prompts = self._network(), self._catalogue(), self._prompts(queries)
         outcome = finetune.train(
             network.model,

@@ -39,7 +39,7 @@ def difference(scores, others):
 
 
 def test_settings_are_checked_and_are_json():
-    config = CrossEncoderConfig(model="some/model", epochs=3, max_examples=10)
+    config = CrossEncoderConfig(model="some/model", epochs=3)
     assert config_from_json(
         CrossEncoderConfig, json.loads(json.dumps(config_to_json(config)))
     ) == config  # fmt: skip
@@ -57,7 +57,6 @@ def test_settings_are_checked_and_are_json():
         ({"mask": "causal"}, "mask is 'causal'; wanted one of 'one_way', 'full'"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"precision": "int8"}, "precision is 'int8'"),
-        ({"max_examples": 0}, "max_examples is 0"),
         ({"name": ""}, "name is ''"),
         ({"bach_size": 3}, "no setting 'bach_size'"),
     ],

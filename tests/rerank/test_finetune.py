@@ -127,9 +127,8 @@ def test_the_same_seed_gives_the_same_weights_and_no_global_seed_moves(tiny_mode
     assert np.abs(scores[0] - scores[2]).max() > 1e-3
 
 
-def test_max_examples_limits_what_is_trained_on(tiny_model):
-    model = encoder(tiny_model, epochs=1, max_examples=10)
-    log = model.finetune(*colour_work(24, 0))
+def test_the_log_counts_what_was_trained_on(tiny_model):
+    log = encoder(tiny_model, epochs=1).finetune(*colour_work(10, 0))
     assert (log.examples, log.steps, log.held_out, log.kept_epoch) == (10, 2, (), 1)
 
 
