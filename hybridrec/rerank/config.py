@@ -18,6 +18,8 @@ class CrossEncoderConfig:
         mask: "one_way" reads the prompt once for all candidates and has to be fine-tuned; "full"
             is the usual cross-encoder, pair by pair and far slower.
         negatives: candidates that each positive is trained against.
+        recall_share: from 0 to 1, how much of each label follows the recall stage's order rather
+            than the item that was chosen.
         epochs: passes over the examples.
         batch_size: lists an optimiser step.
         learning_rate: its peak; AdamW with linear warm-up and decay.
@@ -34,9 +36,10 @@ class CrossEncoderConfig:
     max_item_tokens: int = 32
     mask: str = "one_way"
     negatives: int = 15
+    recall_share: float = 0.7
     epochs: int = 2
     batch_size: int = 8
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     warmup: float = 0.1
     device: str = "auto"
     precision: str = "auto"
@@ -47,6 +50,8 @@ class CrossEncoderConfig:
         for name in ("history", "max_item_tokens", "negatives", "epochs", "batch_size"):
             whole_number(name, getattr(self, name), least=1)
         whole_number("seed", self.seed)
+        if not 0 <= real_number("recall_share", self.recall_share) <= 1:
+            raise InputError(f"recall_share is {self.recall_share}; wanted a share from 0 to 1")
         real_number("learning_rate", self.learning_rate, above=0)
         if not 0 <= real_number("warmup", self.warmup) <= 1:
             raise InputError(f"warmup is {self.warmup}; wanted a share of the steps from 0 to 1")

@@ -27,6 +27,8 @@ log = logging.getLogger("hybridrec")
 
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT = 1.0
+HEAD = "classifier."
+HEAD_RATE = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +75,10 @@ def check_targets(items: Items, targets: NDArray[Any]) -> Items:
     return targets
 
 
-def sample_lists(items: Items, targets: Items, negatives: int, rng: np.random.Generator) -> Items:
-    """(B, 1 + negatives) int32: each target, then negatives drawn from its row without repeats.
+def sample_places(
+    items: Items, targets: Items, negatives: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """(B, 1 + negatives) places in ``items``: each target's, then others without repeats.
 
     Rows with fewer than ``negatives`` other candidates are padded with -1.
     """
@@ -82,15 +86,26 @@ def sample_lists(items: Items, targets: Items, negatives: int, rng: np.random.Ge
     keys[(items < 0) | (items == targets[:, None])] = np.inf
     width = min(negatives, items.shape[1])
     order = np.argsort(keys, axis=1, kind="stable")[:, :width]
-    drawn = np.where(
-        np.isfinite(np.take_along_axis(keys, order, axis=1)),
-        np.take_along_axis(items, order, axis=1),
-        -1,
-    )
-    lists = np.full((len(items), 1 + negatives), -1, dtype=np.int32)
-    lists[:, 0] = targets
-    lists[:, 1 : 1 + width] = drawn
-    return lists
+    places = np.full((len(items), 1 + negatives), -1, dtype=np.int64)
+    places[:, 0] = (items == targets[:, None]).argmax(axis=1)
+    drawn = np.isfinite(np.take_along_axis(keys, order, axis=1))
+    places[:, 1 : 1 + width] = np.where(drawn, order, -1)
+    return places
+
+
+def soft_labels(places: NDArray[np.int64], recall_share: float) -> Scores:
+    """(B, n) float32 shares that the softmax should have; each row sums to 1, 0 on padding.
+
+    ``1 - recall_share`` goes to the first column, the item that was chosen; the rest follows the
+    recall stage's order, in proportion to 1 / (place + 2). One chosen item a list is a faint signal
+    against negatives that recall already thinks alike: on it alone the encoder settles on the same
+    score for everything (docs/negative-results.md). The order of the list tells something of every
+    candidate (distillation of a ranking: Tang & Wang, KDD 2018).
+    """
+    shares = np.where(places >= 0, 1.0 / (places + 2.0), 0.0)
+    shares *= recall_share / shares.sum(axis=1, keepdims=True)
+    shares[:, 0] += 1.0 - recall_share
+    return shares.astype(np.float32)
 
 
 def mean_ndcg(items: Items, scores: Scores, targets: Items, k: int = 10) -> float:
@@ -117,7 +132,7 @@ def train(
     Args:
         model: a torch module on its device.
         score_lists: (rows, items (b, n)) -> (b, n) scores with gradient, -inf where the item is -1.
-        items: (B, K) candidates, -1 padded.
+        items: (B, K) candidates in the recall stage's order, -1 padded.
         targets: (B,) the item each list should put first.
         evaluate: held-out NDCG@10 of the model as it is; the best epoch is kept. None keeps the
             last.
@@ -143,8 +158,8 @@ def train(
             total = 0.0
             batches = _batches(items, targets, config, rng)
             label = f"fine-tuning, epoch {epoch} of {config.epochs}"
-            for rows, lists in track(batches, label, per_epoch):
-                loss = _step(model, score_lists(rows, lists), optimiser)
+            for rows, lists, labels in track(batches, label, per_epoch):
+                loss = _step(model, score_lists(rows, lists), labels, optimiser)
                 if not math.isfinite(loss):
                     raise FitError(
                         f"the loss of the cross-encoder is {loss} in epoch {epoch}; lower "
@@ -172,24 +187,29 @@ def train(
 
 def _batches(
     items: Items, targets: Items, config: CrossEncoderConfig, rng: np.random.Generator
-) -> Iterator[tuple[NDArray[np.int64], Items]]:
-    """One epoch in random order: rows (b,) and their lists (b, 1 + negatives), drawn anew."""
+) -> Iterator[tuple[NDArray[np.int64], Items, Scores]]:
+    """One epoch in random order: rows (b,), their lists (b, 1 + negatives) drawn anew, labels."""
     order = rng.permutation(len(items))
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
-        yield rows, sample_lists(items[rows], targets[rows], config.negatives, rng)
+        places = sample_places(items[rows], targets[rows], config.negatives, rng)
+        lists = np.where(places >= 0, np.take_along_axis(items[rows], places, axis=1), -1)
+        yield rows, lists.astype(np.int32), soft_labels(places, config.recall_share)
 
 
 def _optimiser(model: Any, learning_rate: float) -> Any:
     import torch
 
-    # Biases and layer norms are not decayed: they do not overfit, they set the scale.
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": WEIGHT_DECAY},
-        {"params": others},
-    ]
+    # Biases and layer norms are not decayed: they do not overfit, they set the scale. The head is
+    # new where the body is not, so it moves faster.
+    groups: list[dict[str, Any]] = []
+    for is_head in (False, True):
+        rate = learning_rate * (HEAD_RATE if is_head else 1.0)
+        chosen = [p for name, p in model.named_parameters() if name.startswith(HEAD) == is_head]
+        decayed = [p for p in chosen if p.ndim > 1]
+        others = [p for p in chosen if p.ndim <= 1]
+        groups.append({"params": decayed, "lr": rate, "weight_decay": WEIGHT_DECAY})
+        groups.append({"params": others, "lr": rate})
     return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.0, fused=True)
 
 
@@ -205,13 +225,14 @@ def _schedule(optimiser: Any, warmup: float, steps: int) -> Any:
     return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
-def _step(model: Any, scores: Tensor, optimiser: Any) -> float:
-    """One optimiser step on (b, 1 + negatives) scores whose first column is the positive."""
+def _step(model: Any, scores: Tensor, labels: Scores, optimiser: Any) -> float:
+    """One optimiser step on (b, n) scores whose softmax should be ``labels``."""
     import torch
 
-    loss = torch.nn.functional.cross_entropy(
-        scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device)
-    )
+    wanted = torch.from_numpy(labels).to(scores.device)
+    # A padded score is -inf and its label 0: their product is left out, not NaN.
+    log_shares = scores.log_softmax(dim=1).masked_fill(torch.isneginf(scores), 0.0)
+    loss = -(wanted * log_shares).sum(dim=1).mean()
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)

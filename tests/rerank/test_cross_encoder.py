@@ -53,6 +53,7 @@ def test_settings_are_checked_and_are_json():
         ({"history": 0}, "history is 0"),
         ({"epochs": 1.5}, "epochs is 1.5"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"recall_share": 1.5}, "recall_share is 1.5"),
         ({"warmup": 1.5}, "warmup is 1.5"),
         ({"mask": "causal"}, "mask is 'causal'; wanted one of 'one_way', 'full'"),
         ({"device": "tpu"}, "device is 'tpu'"),

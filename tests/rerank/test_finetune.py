@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 from hybridrec.candidates import Candidates, Queries, Ragged
 from hybridrec.checks import FitError, InputError
 from hybridrec.rerank.cross_encoder import CrossEncoder
-from hybridrec.rerank.finetune import check_targets, mean_ndcg, sample_lists
+from hybridrec.rerank.finetune import (
+    check_targets,
+    mean_ndcg,
+    sample_places,
+    soft_labels,
+)
 
 COLOURS, ANIMALS = ["red", "green", "blue"], ["cat", "dog", "bird"]
 TEXTS = [f"{colour} {animal}" for colour in COLOURS for animal in ANIMALS]
@@ -28,12 +33,12 @@ def lists(draw):
 @given(lists(), st.integers(1, 12), st.integers(0, 5))
 def test_negatives_come_from_the_same_list_without_repeats(given_lists, negatives, seed):
     items, targets = given_lists
-    drawn = sample_lists(items, targets, negatives, np.random.default_rng(seed))
-    assert drawn.shape == (len(items), 1 + negatives)
-    for row, others in enumerate(drawn[:, 1:]):
-        real = others[others >= 0].tolist()
+    places = sample_places(items, targets, negatives, np.random.default_rng(seed))
+    assert places.shape == (len(items), 1 + negatives)
+    for row, drawn in enumerate(places):
+        assert items[row, drawn[0]] == targets[row]
+        real = items[row, drawn[1:][drawn[1:] >= 0]].tolist()
         pool = set(items[row].tolist()) - {-1, targets[row]}
-        assert drawn[row, 0] == targets[row]
         assert len(real) == len(set(real)) == min(negatives, len(pool))
         assert set(real) <= pool
 
@@ -41,8 +46,19 @@ def test_negatives_come_from_the_same_list_without_repeats(given_lists, negative
 def test_every_negative_gets_its_turn():
     items = np.arange(8, dtype=np.int32)[None]
     rng = np.random.default_rng(0)
-    seen = {int(sample_lists(items, np.array([3], np.int32), 1, rng)[0, 1]) for _ in range(200)}
+    target = np.array([3], np.int32)
+    seen = {int(sample_places(items, target, 1, rng)[0, 1]) for _ in range(200)}
     assert seen == {0, 1, 2, 4, 5, 6, 7}
+
+
+def test_soft_labels_share_between_the_choice_and_the_order():
+    places = np.array([[3, 0, 1, -1]])
+    order = np.array([1 / 5, 1 / 2, 1 / 3, 0.0])
+    order /= order.sum()
+    np.testing.assert_allclose(soft_labels(places, 0.0), [[1, 0, 0, 0]])
+    np.testing.assert_allclose(soft_labels(places, 1.0), [order], rtol=1e-6)
+    mixed = 0.4 * order + [0.6, 0, 0, 0]
+    np.testing.assert_allclose(soft_labels(places, 0.4), [mixed], rtol=1e-6)
 
 
 @given(lists(), st.data())
