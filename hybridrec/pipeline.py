@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,13 +17,17 @@ from hybridrec.candidates import Candidates, Ragged
 from hybridrec.checks import InputError
 from hybridrec.evaluation.protocol import StageList
 from hybridrec.recall.exact_index import top_k
+from hybridrec.recall.text_encoder import unit_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import Self
 
+    from numpy.typing import NDArray
+
     from hybridrec.candidates import Items, Mask, Queries, Scores
+    from hybridrec.evaluation.report import Kind
     from hybridrec.fuse.linear import LinearFusion
     from hybridrec.recall.blend import Blend
     from hybridrec.recall.popularity import Popularity
@@ -99,17 +104,25 @@ class Pipeline:
         An empty history says nothing to rank by: it gets the popular items.
         """
         depth = self.depth if depth is None else depth
-        told = queries.histories.lengths > 0
-        if told.all():
+        told = np.flatnonzero(queries.histories.lengths > 0)
+        if len(told) == len(queries):
             return self._rank(queries, depth)
+        ranked = self._rank(queries.select(told), depth) if len(told) else None
+        return self._beside_popular(queries, told, ranked, depth)
+
+    def _beside_popular(
+        self, queries: Queries, told: NDArray[np.int64], ranked: Candidates | None, depth: int
+    ) -> Candidates:
+        """``ranked`` in the rows ``told``, the popular items in the others."""
         items = np.full((len(queries), depth), -1, dtype=np.int32)
         scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
-        for rows, answer in ((told, self._rank), (~told, self.popularity.recall)):
-            places = np.flatnonzero(rows)
-            if places.size:
-                ranked = answer(queries.select(places), depth)
-                items[places, : ranked.depth] = ranked.items
-                scores[places, : ranked.depth] = ranked.scores
+        if ranked is not None:
+            items[told, : ranked.depth] = ranked.items
+            scores[told, : ranked.depth] = ranked.scores
+        untold = np.setdiff1d(np.arange(len(queries)), told)
+        popular = self.popularity.recall(queries.select(untold), depth)
+        items[untold, : popular.depth] = popular.items
+        scores[untold, : popular.depth] = popular.scores
         return Candidates(items, scores)
 
     def _rank(self, queries: Queries, depth: int) -> Candidates:
@@ -138,8 +151,12 @@ class Pipeline:
             ordered = self.reranked_alone(head)
         else:
             ordered = self.fusion_with_reranker.rank(head)
+        return self._with_tail(ordered, candidates)
+
+    def _with_tail(self, head: Candidates, candidates: Candidates) -> Candidates:
+        """``head``, then what the reranker does not read of ``candidates``."""
         tail = candidates.tail(self.rerank_depth)
-        return ordered.followed_by(self.fused(tail)) if tail.depth else ordered
+        return head.followed_by(self.fused(tail)) if tail.depth else head
 
     def reranked_alone(self, head: Candidates) -> Candidates:
         """``head`` in the reranker's own order."""
@@ -149,6 +166,8 @@ class Pipeline:
 
     def similar_items(self, items: Items, k: int, allow: Mask | None) -> Candidates:
         """The ``k`` items nearest to each of ``items`` (n,) by cosine, itself left out.
+
+        An item without a vector is no one's neighbour, and has none.
 
         Raises:
             InputError: no recaller has item vectors.
@@ -164,13 +183,16 @@ class Pipeline:
         found = np.full((len(items), k), -1, dtype=np.int32)
         scores = np.full((len(items), k), -np.inf, dtype=np.float32)
         left = np.ones(len(items), dtype=bool)
-        for place, source in enumerate(sources):
-            unit = _unit_rows(source.item_vectors)
-            told = (unit[items] != 0).any(axis=1)
-            rows = np.flatnonzero(left & (told | (place == len(sources) - 1)))
-            itself = Ragged.from_rows([[item] for item in items[rows]])
+        for source in sources:
+            unit = unit_rows(source.item_vectors)
+            known = (unit != 0).any(axis=1)
+            rows = np.flatnonzero(left & known[items])
             found[rows], scores[rows] = top_k(
-                unit[items[rows]], unit, k, exclude=itself, allow=allow
+                unit[items[rows]],
+                unit,
+                k,
+                exclude=Ragged.from_rows([[item] for item in items[rows]]),
+                allow=known if allow is None else known & allow,
             )
             left[rows] = False
         return Candidates(found, scores)
@@ -178,55 +200,67 @@ class Pipeline:
     def stage_lists(self, queries: Queries, k: int) -> Iterator[StageList]:
         """What each stage, alone and joined to those before it, would have answered.
 
-        Seconds are those a user of that stage alone would wait: everything before it included.
+        Every stage behind recall orders the ``depth`` candidates that :meth:`rank` serves, as it
+        does; where ``k`` is larger, what a deeper recall adds stands behind them. Seconds are those
+        a user of that stage alone would wait: everything before it included, nothing deeper.
         """
-        depth = max(self.depth, k)
-        clock = _Clock()
+        wide = max(self.depth, k)
         for recaller in self.blend.recallers:
-            lists = recaller.recall(queries, depth)
-            yield StageList(recaller.name, lists, clock.lap(), "single")
-        clock.lap()
-        candidates = self.blend.candidates(queries, depth)
-        recall_seconds = clock.lap()
-        yield StageList("blend (recall stage)", candidates, recall_seconds, "recall")
+            lists, seconds = _timed(partial(recaller.recall, queries, wide))
+            yield StageList(recaller.name, lists, seconds, "single")
+        served, recalled = _timed(partial(self.blend.candidates, queries, self.depth))
+        rest = _without(self.blend.candidates(queries, wide), served) if wide > self.depth else None
+
+        def stage(name: str, ordered: Candidates, seconds: float, kind: Kind) -> StageList:
+            if rest is not None:
+                ordered = ordered.followed_by(rest).head(wide)
+            if kind != "recall":
+                ordered = self._popular_where_untold(queries, ordered)
+            return StageList(name, ordered, seconds, kind)
+
+        yield stage("blend (recall stage)", served, recalled, "recall")
         if self.reranker is None:
             if self.fusion is not None:
-                yield StageList(
-                    "fused", self.fused(candidates), recall_seconds + clock.lap(), "fused"
-                )
+                fused, seconds = _timed(partial(self.fused, served))
+                yield stage("fused", fused, recalled + seconds, "fused")
             return
-        clock.lap()
-        head = self.reranked_head(queries, candidates)
-        rerank_seconds = clock.lap()
+        head, reranked = _timed(partial(self.reranked_head, queries, served))
+        reranked += recalled
         # Behind the head the blend's own order stands, without the blend's help in the head.
-        alone = self.reranked_alone(head)
-        if candidates.depth > head.depth:
-            alone = alone.followed_by(candidates.tail(head.depth))
-        yield StageList("llm alone", alone, recall_seconds + rerank_seconds, "llm")
+        alone = self.reranked_alone(head).followed_by(served.tail(head.depth))
+        yield stage("llm alone", alone, reranked, "llm")
         if self.fusion is None:
             return
-        clock.lap()
-        fused = self.fused(candidates)
-        yield StageList("fused, no LLM", fused, recall_seconds + clock.lap(), "fused")
-        clock.lap()
-        fused = self.fused_with_reranker(head, candidates)
-        seconds = recall_seconds + rerank_seconds + clock.lap()
-        yield StageList("fused, with LLM", fused, seconds, "fused")
+        fused, seconds = _timed(partial(self._fused_in_parts, served))
+        yield stage("fused, no LLM", fused, recalled + seconds, "fused")
+        fused, seconds = _timed(partial(self.fused_with_reranker, head, served))
+        yield stage("fused, with LLM", fused, reranked + seconds, "fused")
+
+    def _fused_in_parts(self, candidates: Candidates) -> Candidates:
+        """The two parts of :meth:`fused_with_reranker`, ordered without the reranker's signal.
+
+        So the one differs from the other by that signal alone.
+        """
+        return self._with_tail(self.fused(candidates.head(self.rerank_depth)), candidates)
+
+    def _popular_where_untold(self, queries: Queries, ranked: Candidates) -> Candidates:
+        told = np.flatnonzero(queries.histories.lengths > 0)
+        if len(told) == len(queries):
+            return ranked
+        return self._beside_popular(queries, told, ranked.select(told), ranked.depth)
 
 
-def _unit_rows(vectors: Scores) -> Scores:
-    """Rows of length 1; a zero row stays zero."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Scores = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
-    return unit
+def _without(candidates: Candidates, others: Candidates) -> Candidates:
+    """``candidates`` less, row by row, those that stand in ``others``."""
+    size = 1 + max(candidates.items.max(initial=0), others.items.max(initial=0))
+    rows = np.arange(len(candidates), dtype=np.int64)[:, None] * size
+    there = np.isin(rows + candidates.items, (rows + others.items)[others.valid])
+    items = np.where(there, -1, candidates.items).astype(np.int32)
+    return Candidates.ranked(items, candidates.scores, candidates.signals)
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        return seconds
+def _timed(call: Callable[[], Candidates]) -> tuple[Candidates, float]:
+    """What ``call`` returns and the seconds it took."""
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start

@@ -1,0 +1,167 @@
+"""What evaluation shows is what the pipeline serves, timed alone; neighbours are never invented."""
+
+import time
+
+import numpy as np
+import pytest
+
+import hybridrec as hr
+from hybridrec.candidates import Candidates, Queries, Ragged
+from hybridrec.pipeline import Pipeline
+from hybridrec.recall.blend import Blend
+
+ITEMS = 40
+
+
+class Fixed:
+    """A recaller with one score an item and history, the same for every call."""
+
+    half_life = None
+    half_lives = ()
+
+    def __init__(self, name, seed):
+        self.name = name
+        self.table = np.random.default_rng(seed).normal(size=(ITEMS, ITEMS)).astype(np.float32) ** 3
+
+    def scores(self, queries):
+        histories = queries.histories
+        rows = np.zeros((len(queries), ITEMS), dtype=np.float32)
+        np.add.at(rows, histories.row_of(), self.table[histories.items])
+        return rows
+
+    def recall(self, queries, k):
+        scores = self.scores(queries)
+        items = np.tile(np.arange(ITEMS, dtype=np.int32), (len(queries), 1))
+        return Candidates.ranked(items, scores).head(k)
+
+    def score(self, queries, items):
+        picked = np.take_along_axis(self.scores(queries), np.maximum(items, 0), axis=1)
+        return np.where(items >= 0, picked, -np.inf).astype(np.float32)
+
+
+class Judge(Fixed):
+    """Stands in for the reranker: what it was asked is what it read."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.read = []
+
+    def score(self, queries, items):
+        self.read.append(items.shape[1])
+        return super().score(queries, items)
+
+
+class Vectors(Fixed):
+    def __init__(self, name, vectors):
+        super().__init__(name, 0)
+        self.item_vectors = np.asarray(vectors, dtype=np.float32)
+
+
+def fusion(names, coefficients):
+    made = hr.LinearFusion()
+    made.signals, made.coefficients = tuple(names), np.array(coefficients, dtype=np.float64)
+    return made
+
+
+def pipeline(*, reranker=True, depth=12, rerank_depth=5):
+    recallers = [Fixed("a", 1), Fixed("b", 2)]
+    popularity = hr.Popularity().fit(popular_data())
+    return Pipeline(
+        Blend(recallers),
+        popularity,
+        Judge("llm", 3) if reranker else None,
+        fusion("ab", [1.0, -0.5, 0.3, 0.8]),
+        fusion(["a", "b", "llm"], [1.0, -0.5, 2.0, 0.3, 0.8, 0.1]) if reranker else None,
+        depth,
+        rerank_depth,
+    )
+
+
+def popular_data():
+    import pyarrow as pa
+
+    items = np.repeat(np.arange(ITEMS), np.arange(ITEMS) + 1)
+    table = pa.table({"u": np.arange(len(items)), "i": items})
+    return hr.Dataset.from_frame(table, user="u", item="i")
+
+
+def queries(rows=20, *, empty=False):
+    generator = np.random.default_rng(9)
+    histories = [generator.integers(0, ITEMS, 3) for _ in range(rows)]
+    if empty:
+        histories[4] = histories[7] = []
+    return Queries(Ragged.from_rows(histories), ITEMS)
+
+
+def by_name(stages):
+    return {stage.name: stage for stage in stages}
+
+
+@pytest.mark.parametrize("reranker", [True, False])
+@pytest.mark.parametrize("empty", [True, False])
+@pytest.mark.parametrize(("depth", "rerank_depth"), [(12, 5), (12, 12), (ITEMS, 5)])
+def test_the_last_stage_begins_with_the_list_that_is_served(reranker, empty, depth, rerank_depth):
+    line = pipeline(reranker=reranker, depth=depth, rerank_depth=rerank_depth)
+    asked = queries(empty=empty)
+    served = line.rank(asked)
+    stages = by_name(line.stage_lists(asked, 30))
+    shown = stages["fused, with LLM" if reranker else "fused"].candidates
+    np.testing.assert_array_equal(shown.items[:, :depth], served.items)
+    # And what stands behind it makes it as deep as was asked, each item once.
+    assert shown.depth == max(30, depth)
+    assert all(len(set(row)) == len(row) for row in shown.items.tolist())
+
+
+def test_stages_behind_recall_only_reorder_its_list():
+    line = pipeline()
+    stages = by_name(line.stage_lists(queries(), 30))
+    ceiling = np.sort(stages["blend (recall stage)"].candidates.items, axis=1)
+    assert stages["a"].candidates.depth == ceiling.shape[1] == 30
+    for name in ("llm alone", "fused, no LLM", "fused, with LLM"):
+        np.testing.assert_array_equal(np.sort(stages[name].candidates.items, axis=1), ceiling)
+
+
+def test_with_and_without_llm_differ_by_the_llm_alone():
+    line = pipeline()
+    asked = queries()
+    # A judge without a say: then both must be one list.
+    line.fusion_with_reranker = fusion(["a", "b", "llm"], [1.0, -0.5, 0.0, 0.3, 0.8, 0.0])
+    stages = by_name(line.stage_lists(asked, 12))
+    plain = stages["fused, no LLM"].candidates
+    np.testing.assert_array_equal(plain.items, stages["fused, with LLM"].candidates.items)
+    assert line.reranker.read == [5]
+    head = line.blend.candidates(asked, 12).head(5)
+    np.testing.assert_array_equal(plain.items[:, :5], line.fusion.rank(head).items)
+
+
+def test_the_readers_time_between_stages_is_no_stages_time():
+    seconds = []
+    for stage in pipeline().stage_lists(queries(), 30):
+        seconds.append(stage.seconds)
+        time.sleep(0.2)
+    assert len(seconds) == 6
+    assert max(seconds[:2]) < 0.2
+    # The first call of the blend may compile; every later stage includes it.
+    assert max(seconds[3:]) < seconds[2] + 0.2
+    assert min(seconds[3:]) >= seconds[2]
+
+
+def similar(line, items, k, allow=None):
+    answer = line.similar_items(np.array(items, dtype=np.int32), k, allow)
+    return [row[row >= 0].tolist() for row in answer.items]
+
+
+def test_an_item_nothing_is_known_of_is_nobodys_neighbour_and_has_none():
+    vectors = np.zeros((ITEMS, 2))
+    vectors[[1, 2, 3]] = [[1, 0], [2, 1], [-1, 0]]
+    line = pipeline()
+    line.blend = Blend([Fixed("a", 1), Vectors("v", vectors)])
+    assert similar(line, [1, 5], 10) == [[2, 3], []]
+    allow = np.ones(ITEMS, dtype=bool)
+    allow[2] = False
+    assert similar(line, [1, 5], 10, allow) == [[3], []]
+    # Another recaller may know it, and then answers from what it knows.
+    texts = np.zeros((ITEMS, 2))
+    texts[[5, 6]] = [[0, 1], [1, 1]]
+    line.blend = Blend([Vectors("v", vectors), Vectors("w", texts)])
+    assert similar(line, [1, 5, 7], 10) == [[2, 3], [6], []]
