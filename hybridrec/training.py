@@ -23,7 +23,7 @@ import numpy as np
 from hybridrec.bars import track
 from hybridrec.candidates import Ragged
 from hybridrec.checks import FitError
-from hybridrec.data.learning import LearningPlan, LearningRows
+from hybridrec.data.learning import EVENTS_A_LEARNING_EVENT, LearningPlan, LearningRows
 from hybridrec.evaluation.metrics import per_user
 from hybridrec.pipeline import Pipeline
 from hybridrec.recall.blend import Blend
@@ -112,7 +112,7 @@ def train(
     """Fit every stage to ``data`` (steps 1 to 7).
 
     Raises:
-        FitError: there is nothing to learn from, or recall missed every learning event.
+        FitError: there is nothing that the reranker could learn from.
     """
     plan = LearningPlan.of(data, settings.seed)
     report = TrainingReport(users=len(data.histories), users_without_rows=plan.users_without_rows)
@@ -208,13 +208,29 @@ def _fusions(
     settings: Training,
     report: TrainingReport,
 ) -> tuple[LinearFusion | None, LinearFusion | None]:
-    """Step 5: the fusion without the reranker's signal and, where there is one, with it."""
+    """Step 5: the fusion without the reranker's signal and, where there is one, with it.
+
+    Without a list to learn from there is none, and the order of the stage before it stands.
+    """
     if fusion is None:
         return None, None
     generator = np.random.default_rng(settings.seed + 1)
     depth = settings.depth if reranker is None else settings.rerank_depth
     most = settings.fusion_examples
     lists = learning_lists("fusion", plan.fusion, most, blend, data, depth, report, generator)
+    if not len(lists.rows):
+        _log.warning(
+            "no list to fit the fusion to, so candidates keep the %s order: of %d learning events "
+            "asked recall missed %d; %d of %d users have fewer than %d events, and the fusion "
+            "learns from a quarter of the others",
+            "blend's" if reranker is None else "reranker's",
+            report.asked["fusion"],
+            report.missed["fusion"],
+            report.users_without_rows,
+            report.users,
+            EVENTS_A_LEARNING_EVENT,
+        )
+        return None, None
     without = copy.deepcopy(fusion).fit(lists.candidates, lists.rows.targets)
     if reranker is None:
         return without, None

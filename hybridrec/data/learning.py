@@ -9,7 +9,7 @@ did before it, so nothing a row is trained on knew its target.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,15 @@ class LearningRows:
     """Events to learn from, one a row.
 
     Attributes:
+        fit: the fit that every row's candidates and signals come from: A, which saw
+            :attr:`LearningPlan.base` only.
         users: (n,) int32 user codes.
         events: (n,) int64 places in ``data.histories.items``.
         positions: (n,) int64 events of the user that are newer than this one.
         targets: (n,) int32 item codes.
     """
 
+    fit: ClassVar[str] = "A"
     users: Items
     events: NDArray[np.int64]
     positions: NDArray[np.int64]
@@ -58,18 +61,21 @@ class LearningRows:
         return self.select(np.sort(generator.choice(len(self), n, replace=False)))
 
     def queries(self, data: Dataset, *, max_history: int = 1000) -> Queries:
-        """What each user had done before the row's event; every other event of theirs is excluded.
+        """What each user had done before the row's event; their other items are excluded.
 
-        Events newer than the row's are left out of the lists too: they are things the user went on
-        to choose, and to count them as wrong answers would teach the opposite of what happened.
+        Items chosen after the row's event are left out of the lists too: to count what the user
+        went on to choose as wrong answers would teach the opposite of what happened. The target
+        itself never is, even where the user had it before (people consume again) or disliked it:
+        a list without its target teaches nothing, and would count as missed by recall.
         """
         known = data.histories.select(self.users)
         start = data.histories.indptr[:-1][self.users]
         place = np.arange(len(known.items)) - known.indptr[:-1][known.row_of()]
         event = np.repeat(self.events - start, known.lengths)
-        exclude = known.keep(place != event)
+        exclude = known
         if data.excluded is not None:
             exclude = exclude.merged(data.excluded.select(self.users))
+        exclude = exclude.keep(exclude.items != self.targets[exclude.row_of()])
         context = {
             name: [values[event] for event in self.events] for name, values in data.context.items()
         }

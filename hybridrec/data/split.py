@@ -11,12 +11,12 @@ import numpy as np
 
 from hybridrec.candidates import Queries, Ragged
 from hybridrec.checks import InputError, InputTypeError, real_number, whole_number
+from hybridrec.data.dataset import Dataset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hybridrec.candidates import Mask
-    from hybridrec.data.dataset import Dataset
     from hybridrec.data.ids import IdMap
 
 __all__ = ["Split", "by_time", "leave_last", "random"]
@@ -103,6 +103,7 @@ def leave_last(data: Dataset, *, exclude_seen: bool = True) -> Split:
 
     Raises:
         InputError: the data have no order, or no user has 2 events.
+        InputTypeError: ``data`` is not a Dataset.
     """
     _need_order(data, "leave_last")
     held = (data.histories.from_end() == 0) & _of_users_with(data, 2)
@@ -128,7 +129,8 @@ def by_time(
 
     Raises:
         InputError: the data have no order, or nothing stands on one side of ``at``.
-        InputTypeError: ``at`` is a number and the times are dates, or the reverse.
+        InputTypeError: ``at`` is a number and the times are dates, or the reverse; or ``data`` is
+            not a Dataset.
     """
     _need_order(data, "by_time")
     cut = _instant(at, dated=data.dated)
@@ -158,7 +160,9 @@ def random(
 
     Raises:
         InputError: ``fraction`` is not between 0 and 1, or no user has 2 events.
+        InputTypeError: ``data`` is not a Dataset.
     """
+    _need_dataset(data)
     if real_number("fraction", fraction, above=0) >= 1:
         raise InputError(f"fraction is {fraction}; wanted a number between 0 and 1")
     generator = np.random.default_rng(whole_number("seed", seed))
@@ -172,7 +176,16 @@ def random(
     return _split("random", data, held, never, exclude_seen)
 
 
+def _need_dataset(data: object) -> None:
+    if not isinstance(data, Dataset):
+        raise InputTypeError(
+            f"data is {type(data).__name__}; wanted a Dataset: build one with "
+            "hybridrec.Dataset.from_frame(frame, user=, item=, time=)"
+        )
+
+
 def _need_order(data: Dataset, name: str) -> None:
+    _need_dataset(data)
     if not data.ordered:
         raise InputError(
             f"{name} needs order, and these data have no time column: give from_frame time=, or "

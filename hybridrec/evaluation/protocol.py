@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 import numpy as np
 
 from hybridrec.checks import InputError, InputTypeError, codes, one_of, real_number, whole_number
+from hybridrec.data.split import Split
 from hybridrec.evaluation.compare import bootstrap_ci, paired_ci
 from hybridrec.evaluation.metrics import Metrics, per_user
 from hybridrec.evaluation.report import Comparison, Kind, Report, StageResult
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from hybridrec.candidates import Candidates, Queries, Ragged
-    from hybridrec.data.split import Split
     from hybridrec.evaluation.metrics import Values
 
 
@@ -50,7 +50,7 @@ class Staged(Protocol):
         """The lists of every stage, ``k`` deep, in the order the stages run."""
 
 
-def evaluate(engine: Staged, split: Split, k: int = 10, *, depth: int = 100) -> Report:
+def evaluate(engine: Staged, split: Split, k: int = 10, *, depth: int | None = None) -> Report:
     """Recall ceiling, each stage alone and the fused list, with intervals, on ``split``.
 
     Full ranking over the catalogue, means over users. The last fused stage is compared, user by
@@ -62,23 +62,28 @@ def evaluate(engine: Staged, split: Split, k: int = 10, *, depth: int = 100) -> 
         split: the held-out queries and their targets.
         k: places that HR, NDCG and MRR look at.
         depth: places that recall looks at, and how deep the lists are asked for; at least ``k``.
+            None takes 100, or ``k`` where that is more.
 
     Raises:
-        InputTypeError: ``engine`` has no ``stage_lists``.
+        InputTypeError: ``engine`` has no ``stage_lists``, or ``split`` is not a Split.
         InputError: nothing to evaluate, a user without a target, or lists that do not fit.
     """
     k = whole_number("k", k, least=1)
-    depth = whole_number("depth", depth, least=k)
+    depth = max(100, k) if depth is None else whole_number("depth", depth, least=k)
     if not isinstance(engine, Staged):
         raise InputTypeError(
             f"engine is {type(engine).__name__}, which has no stage_lists(queries, k); wanted a "
             "HybridRecommender: put a single stage in one first"
         )
+    if not isinstance(split, Split):
+        raise InputTypeError(
+            f"split is {type(split).__name__}; wanted a Split: hybridrec.split.leave_last(data)"
+        )
     queries, targets = split.queries, split.targets
-    if not len(queries) or len(queries) != len(targets):
+    if not len(queries):
         raise InputError(
-            f"split has {len(queries)} queries and {len(targets)} rows of targets; wanted the "
-            "same number, >= 1: split data in which users have two events or more"
+            "split has no queries; wanted at least one: split data in which users have two events "
+            "or more"
         )
     codes("split.targets.items", targets.items, queries.n_items)
     stages: list[StageResult] = []

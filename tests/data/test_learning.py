@@ -80,6 +80,31 @@ def test_a_row_excludes_every_other_event_of_its_user_and_not_its_own():
             assert sorted(excluded.tolist()) == [item for item in range(10) if item != target]
 
 
+def test_a_repeated_or_disliked_target_is_not_taken_from_its_own_list():
+    table = pa.table(
+        {
+            "user": [1] * 13,
+            "item": [4, 8, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 4],
+            "time": list(range(13)),
+            "stars": [5, 1, 1, *[5] * 10],
+        }
+    )
+    data = hr.Dataset.from_frame(
+        table, user="user", item="item", time="time", rating="stars", positive=3
+    )
+    plan = LearningPlan.of(data, 0)
+    names = data.items.ids
+    seen = set()
+    for rows in (plan.validation, plan.reranker, plan.stopping, plan.fusion):
+        assert rows.fit == "A"
+        exclude = rows.queries(data).exclude
+        for row, target in enumerate(names[rows.targets].tolist()):
+            excluded = names[exclude.select(np.array([row])).items].tolist()
+            assert set(excluded) == set(range(9)) - {target}
+            seen.add(target)
+    assert seen == {4, 8, 7}  # had before, disliked before, neither
+
+
 def test_users_are_dealt_by_a_seeded_hash_and_never_to_both_sides():
     data = data_of([20] * 2000)
     plan = LearningPlan.of(data, 7)

@@ -214,3 +214,11 @@ def test_rows_of_a_split_belong_together():
     result = split.leave_last(dataset([("a", 1, 1), ("a", 2, 2)]))
     with pytest.raises(InputError, match="1 queries and 2 rows of targets"):
         split.Split(result.train, result.queries, result.targets.select([0, 0]))
+
+
+@pytest.mark.parametrize(
+    "call", [split.leave_last, split.random, lambda data: split.by_time(data, 3)]
+)
+def test_a_frame_is_not_taken_for_a_data_set(call):
+    with pytest.raises(InputTypeError, match=r"data is Table; wanted a Dataset.*from_frame"):
+        call(pa.table({"u": [1], "i": [2], "t": [3]}))

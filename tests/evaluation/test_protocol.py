@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from hybridrec.candidates import Candidates, Queries, Ragged
 from hybridrec.checks import InputError, InputTypeError
+from hybridrec.data.split import Split
 from hybridrec.evaluation.protocol import StageList, evaluate
 
 SECOND = 1 / math.log2(3)  # the gain of rank 2
@@ -34,11 +36,12 @@ class Engine:
         yield from self.stages
 
 
-def split(**queries: Any) -> Any:
+def split(**queries: Any) -> Split:
     """Two users of five items; the targets are 4 for the first, 3 and 0 for the second."""
     histories = Ragged.from_rows([[0, 1], [2]])
-    return SimpleNamespace(
-        train=SimpleNamespace(histories=histories),
+    train: Any = SimpleNamespace(histories=histories)
+    return Split(
+        train=train,
         queries=Queries(histories, 5, **queries),
         targets=Ragged.from_rows([[4], [3, 0]]),
     )
@@ -88,6 +91,12 @@ def test_table() -> None:
     exclude = Ragged.from_rows([[4], [0]])
     engine = Engine(POPULARITY, ALS, BLEND, ALONE, PLAIN, FUSED)
     assert str(evaluate(engine, split(exclude=exclude), k=2, depth=4)) == TABLE
+
+
+def test_k_beyond_the_usual_depth_makes_the_lists_as_deep() -> None:
+    engine = Engine(ALS)
+    assert (evaluate(engine, split(), k=200).depth, evaluate(engine, split()).depth) == (200, 100)
+    assert engine.asked == [200, 100]
 
 
 def test_columns_stand_under_their_heads_when_k_is_wide() -> None:
@@ -154,10 +163,12 @@ def test_refusals() -> None:
         evaluate(Engine(StageList("als", lists([0]), 0.0, "single")), split())
     with pytest.raises(InputError, match="kind is 'other'"):
         StageList("als", lists([0]), 0.0, "other")  # type: ignore[arg-type]
-    empty = SimpleNamespace(queries=Queries(Ragged.empty(0), 5), targets=Ragged.empty(0))
-    with pytest.raises(InputError, match="0 queries"):
-        evaluate(Engine(ALS), empty)  # type: ignore[arg-type]
-    strange = split()
-    strange.targets = Ragged.from_rows([[4], [5]])
+    empty = replace(split(), queries=Queries(Ragged.empty(0), 5), targets=Ragged.empty(0))
+    with pytest.raises(InputError, match="no queries"):
+        evaluate(Engine(ALS), empty)
+    data: Any = SimpleNamespace(histories=Ragged.empty(0))
+    with pytest.raises(InputTypeError, match=r"split is SimpleNamespace.*split\.leave_last"):
+        evaluate(Engine(ALS), data)
+    strange = replace(split(), targets=Ragged.from_rows([[4], [5]]))
     with pytest.raises(InputError, match=r"targets\.items\[1\] is 5"):
         evaluate(Engine(ALS), strange)
