@@ -6,8 +6,12 @@ import argparse
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hybridrec import __version__
 from hybridrec.bars import progress
@@ -16,6 +20,9 @@ from hybridrec.checks import HybridrecError, InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
+    from hybridrec.candidates import Items, Ragged
     from hybridrec.data.dataset import Dataset
     from hybridrec.data.ids import IdMap
     from hybridrec.data.split import Split
@@ -45,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return 0
+    except OSError as error:
+        print(f"hybridrec: error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -217,7 +227,9 @@ def _demo(chosen: argparse.Namespace) -> None:
 
 def _fit(chosen: argparse.Namespace) -> None:
     import hybridrec as hr
+    from hybridrec.storage import check_root
 
+    check_root(chosen.output)
     data = _read(chosen)
     if chosen.hold_out:
         data = hr.split.leave_last(data).train
@@ -238,9 +250,11 @@ def _fit(chosen: argparse.Namespace) -> None:
         seed=chosen.seed,
     )
     version = engine.fit(data).save(chosen.output, histories=not chosen.no_histories)
-    user = data.users.ids[0]
     print(f"Fitted {data}; wrote version {version} to {chosen.output}")
-    print(f"Next: hybridrec recommend {chosen.output} --user {user}")
+    whom = f"--history {quote(str(data.items.ids[data.histories.items[0]]))}"
+    if not chosen.no_histories:
+        whom = f"--user {quote(str(data.users.ids[0]))}"
+    print(f"Next: hybridrec recommend {quote(str(chosen.output))} {whom}")
 
 
 def _recommend(chosen: argparse.Namespace) -> None:
@@ -280,7 +294,8 @@ def _evaluate(chosen: argparse.Namespace) -> None:
     import hybridrec as hr
 
     engine = hr.load(chosen.model)
-    split = hr.split.leave_last(_read(chosen)).for_catalogue(engine.data.items)
+    data = _named_as(engine.data, _read(chosen), chosen.data)
+    split = hr.split.leave_last(data).for_catalogue(engine.data.items)
     _refuse_seen_answers(engine.data, split)
     report = hr.evaluate(engine, split, k=chosen.k)
     print(report)
@@ -298,15 +313,36 @@ def _refuse_seen_answers(fitted: Dataset, split: Split) -> None:
         return
     users = fitted.users.codes(split.train.users.ids[split.queries.users], unknown="mark")
     known = users >= 0
-    histories = fitted.histories.select(users[known])
     targets = split.targets.items[split.targets.indptr[:-1]][known]
-    hits = histories.items == targets[histories.row_of()]
-    seen = len(set(histories.row_of()[hits].tolist()))
+    recoded = fitted.items.codes(split.train.items.ids, unknown="mark")
+    train = split.train.histories.select(split.queries.users[known])
+    learnt = fitted.histories.select(users[known])
+    # The last item may be a repeat of one in the history: that one was rightly learnt from.
+    seen = int(
+        (_times(learnt, learnt.items, targets) > _times(train, recoded[train.items], targets)).sum()
+    )
     if seen:
         raise InputError(
             f"the model has been fitted on {seen} of the {len(split.queries)} held-out events, so "
             "the figures would mean nothing: fit it with --hold-out on the same data"
         )
+
+
+def _times(rows: Ragged, items: Items, targets: Items) -> NDArray[Any]:
+    """(rows,) how often each row, with ``items`` for its codes, holds its target."""
+    row_of = rows.row_of()
+    return np.bincount(row_of[items == targets[row_of]], minlength=len(rows))
+
+
+def _named_as(fitted: Dataset, data: Dataset, path: Path) -> Dataset:
+    """``data`` with ids of the type that the model holds, which a text file leaves open."""
+    from hybridrec.data.frames import as_written
+    from hybridrec.data.ids import IdMap
+
+    users = IdMap(as_written(data.users.ids, path, fitted.users.ids))
+    return replace(
+        data, users=users, items=IdMap(as_written(data.items.ids, path, fitted.items.ids))
+    )
 
 
 def _doctor(_: argparse.Namespace) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridrec import storage
-from hybridrec.candidates import Queries, Ragged, Recommendations
+from hybridrec.candidates import Recommendations
 from hybridrec.checks import (
+    FitError,
     InputError,
+    InputTypeError,
     NotFittedError,
-    UnknownIdError,
     one_of,
     whole_number,
 )
+from hybridrec.data import requests
 from hybridrec.data.answers import answer_kind, as_frame
+from hybridrec.data.dataset import Dataset
 from hybridrec.persistence import (
     Model,
     known_kinds,
@@ -29,21 +33,16 @@ from hybridrec.persistence import (
     write_histories,
     write_model,
 )
+from hybridrec.recall.blend import Blend
 from hybridrec.training import Training, TrainingReport, train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hybridrec.candidates import Mask, Recaller
-    from hybridrec.data.dataset import Dataset
+    from hybridrec.candidates import Queries, Recaller
     from hybridrec.evaluation.protocol import StageList
     from hybridrec.fuse.linear import LinearFusion
     from hybridrec.pipeline import Pipeline, Reranker
-
-_log = logging.getLogger("hybridrec")
-
-MAX_HISTORY = 1000
-"""The newest events of a user that a request goes by."""
 
 _SIDECAR = "histories"
 _BATCH = 256
@@ -62,7 +61,10 @@ class HybridRecommender:
         fusion_examples: lists to fit the fusions on at most; None takes all.
         seed: of every random choice in ``fit``.
 
-    After ``fit``, ``recommend`` only reads: threads may share one recommender.
+    The stages given are settings: ``fit`` trains copies of them, which are then found in
+    ``recallers``, ``reranker`` and ``fusion``. What is fitted is swapped as a whole, so threads may
+    share a recommender: whoever asks while one thread fits or adds items hears the model before or
+    the model after.
     """
 
     def __init__(
@@ -77,9 +79,7 @@ class HybridRecommender:
         fusion_examples: int | None = None,
         seed: int = 0,
     ) -> None:
-        if not recallers:
-            raise InputError("recallers is empty; wanted at least one, such as hybridrec.ALS()")
-        self.recallers = list(recallers)
+        self.recallers = _stages(recallers, reranker, fusion)
         self.reranker = reranker
         self.fusion = fusion
         depth = whole_number("depth", depth, least=1)
@@ -92,26 +92,57 @@ class HybridRecommender:
             fusion_examples=_limit("fusion_examples", fusion_examples),
             seed=whole_number("seed", seed),
         )
-        self.report = TrainingReport()
-        self._pipeline: Pipeline | None = None
-        self._data: Dataset | None = None
-        self._retired: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._model: Model | None = None
 
     # -- training ---------------------------------------------------------------------------
 
     def fit(self, data: Dataset) -> Self:
         """Fit every stage to ``data`` without leakage (:mod:`hybridrec.training`).
 
+        Where it fails, the model that was there before goes on as it was.
+
         Raises:
             FitError: there is nothing to learn from; the message says what is missing.
+            InputTypeError: ``data`` is no Dataset.
         """
-        self._pipeline, self.report = train(
-            self.recallers, self.reranker, self.fusion, data, self.settings
-        )
-        self.reranker = self._pipeline.reranker
-        self._data = data
-        self._retired = np.zeros(data.n_items, dtype=bool)
+        if not isinstance(data, Dataset):
+            remedy = "make one with Dataset.from_frame(..., user=, item=)"
+            if hasattr(data, "train"):
+                remedy = "pass split.train"
+            raise InputTypeError(f"data is {type(data).__name__}; wanted a Dataset: {remedy}")
+        if self.reranker is not None and data.texts is None:
+            raise FitError(
+                "the reranker reads item text and this data set has none: build it with "
+                "Dataset.from_frame(..., items=, item_text=), or leave the reranker out"
+            )
+        recallers = [copy.copy(recaller) for recaller in self.recallers]
+        pipeline, report = train(recallers, self.reranker, self.fusion, data, self.settings)
+        # Through JSON, so that a loaded model's report is equal to this one.
+        report = TrainingReport(**json.loads(json.dumps(report.to_json())))
+        retired = np.zeros(data.n_items, dtype=bool)
+        self._hold(Model(pipeline, data, retired, self.settings, report))
         return self
+
+    def _hold(self, model: Model) -> None:
+        """Take over ``model``; readers see all of it or nothing, as ``_model`` is set once."""
+        pipeline = model.pipeline
+        self.recallers, self.reranker = pipeline.blend.recallers, pipeline.reranker
+        self.fusion = pipeline.fusion
+        self._model = model
+
+    @property
+    def _fitted(self) -> Model:
+        model = self._model
+        if model is None:
+            raise NotFittedError(
+                "this recommender is not fitted: call fit(data), or hybridrec.load"
+            )
+        return model
+
+    @property
+    def report(self) -> TrainingReport:
+        """What happened in ``fit``; empty before it."""
+        return TrainingReport() if self._model is None else self._model.report
 
     @property
     def pipeline(self) -> Pipeline:
@@ -120,11 +151,7 @@ class HybridRecommender:
         Raises:
             NotFittedError: before ``fit`` or ``load``.
         """
-        if self._pipeline is None:
-            raise NotFittedError(
-                "this recommender is not fitted: call fit(data), or hybridrec.load"
-            )
-        return self._pipeline
+        return self._fitted.pipeline
 
     @property
     def data(self) -> Dataset:
@@ -133,11 +160,7 @@ class HybridRecommender:
         Raises:
             NotFittedError: before ``fit`` or ``load``.
         """
-        if self._data is None:
-            raise NotFittedError(
-                "this recommender is not fitted: call fit(data), or hybridrec.load"
-            )
-        return self._data
+        return self._fitted.data
 
     # -- answers ----------------------------------------------------------------------------
 
@@ -166,94 +189,38 @@ class HybridRecommender:
             allow: only these items; None allows all, [] none.
             block: never these items.
             unknown: "raise", or "popular" to give a user nobody knows the popular items.
-            frame: "pandas", "polars" or "pyarrow"; default the kind the data came in.
+            frame: "pandas", "polars" or "pyarrow"; default the kind the data came in,
+                "pyarrow" where that was neither (duckdb, a file).
 
         Returns:
             A tidy frame: user, rank (from 1), item, score.
 
         Raises:
             UnknownIdError: an id that is not known; names it.
+            InputTypeError: something that is no list of ids where one is wanted.
         """
         k = whole_number("k", k, least=1)
         one_of("unknown", unknown, ("raise", "popular"))
-        data = self.data
-        mask = self._allowed(allow, block)
+        if depth is not None:
+            depth = whole_number("depth", depth, least=1)
         if (users is None) == (histories is None):
             raise InputError(
                 "give either users= (ids the model knows) or histories= (lists of item ids), "
                 f"got {'both' if users is not None else 'neither'}"
             )
+        model = self._fitted
+        data = model.data
+        mask = requests.allowed(data, model.retired, allow, block)
         if users is not None:
-            names, queries = self._queries_of(data, users, exclude_seen, unknown)
-        else:
-            names, queries = self._queries_from(data, histories or [], exclude_seen)
-        queries = replace(queries, allow=mask)
-        depth = max(
-            k, self.settings.depth if depth is None else whole_number("depth", depth, least=1)
-        )
-        answer = self._answer(names, queries, k, min(depth, data.n_items), data)
-        return as_frame(answer.columns(), answer_kind(data.frame) if frame is None else frame)
-
-    def _answer(
-        self, names: NDArray[Any], queries: Queries, k: int, depth: int, data: Dataset
-    ) -> Recommendations:
-        parts = [self.pipeline.rank(part, depth).head(k) for _, part in queries.batches(_BATCH)]
-        valid = [part.valid for part in parts]
-        rows, ranks = np.nonzero(np.concatenate(valid)) if parts else (np.zeros(0, int),) * 2
-        codes = [part.items[mask] for part, mask in zip(parts, valid, strict=True)]
-        scores = [part.scores[mask] for part, mask in zip(parts, valid, strict=True)]
-        return Recommendations(
-            users=names[rows],
-            ranks=(ranks + 1).astype(np.int32),
-            items=data.items.ids_of(np.concatenate(codes) if codes else np.zeros(0, np.int32)),
-            scores=np.concatenate(scores) if scores else np.zeros(0, np.float32),
-        )
-
-    def _queries_of(
-        self, data: Dataset, users: Sequence[Any] | NDArray[Any], exclude_seen: bool, unknown: str
-    ) -> tuple[NDArray[Any], Queries]:
-        if isinstance(users, (str, int, np.integer)):
-            users = [users]
-        if not data.n_users and unknown == "raise":
-            raise UnknownIdError(
-                "this model holds no users' histories, as it was saved without them: pass "
-                "histories= to recommend, or save with histories=True"
+            names, queries = requests.of_users(
+                data, users, exclude_seen=exclude_seen, unknown=unknown
             )
-        codes = data.users.codes(
-            users, unknown="raise" if unknown == "raise" else "mark", name="users"
-        )
-        known = np.flatnonzero(codes >= 0)
-        # Row 0 of each is an empty one, for those nobody knows.
-        rows = np.zeros(len(codes), dtype=np.int64)
-        rows[known] = 1 + np.arange(len(known))
-        histories = _with_empty_row(data.histories.select(codes[known])).select(rows)
-        exclude = None
-        if exclude_seen:
-            exclude = _with_empty_row(data.seen(codes[known])).select(rows)
-        queries = Queries(
-            histories.newest(MAX_HISTORY), data.n_items, codes, exclude, ordered=data.ordered
-        )
-        return np.asarray(users), queries
-
-    def _queries_from(
-        self,
-        data: Dataset,
-        histories: Mapping[Any, Sequence[Any]] | Sequence[Sequence[Any]],
-        exclude_seen: bool,
-    ) -> tuple[NDArray[Any], Queries]:
-        if isinstance(histories, Mapping):
-            names, rows = np.asarray(list(histories)), list(histories.values())
         else:
-            names, rows = np.arange(len(histories)), list(histories)
-        for name, row in zip(names, rows, strict=True):
-            if isinstance(row, (str, bytes)) or not isinstance(row, (Sequence, np.ndarray)):
-                raise InputError(f"histories[{name!r}] is {row!r}; wanted a list of item ids")
-        ragged = Ragged.from_rows([data.items.codes(row, name="histories") for row in rows])
-        exclude = ragged if exclude_seen else None
-        queries = Queries(
-            ragged.newest(MAX_HISTORY), data.n_items, exclude=exclude, ordered=data.ordered
-        )
-        return names, queries
+            names, queries = requests.of_histories(data, histories, exclude_seen=exclude_seen)
+        queries = replace(queries, allow=mask)
+        depth = min(max(k, depth or self.settings.depth), data.n_items)
+        answer = _answer(model, names, queries, k, depth)
+        return as_frame(answer.columns(), answer_kind(data.frame) if frame is None else frame)
 
     def similar_items(
         self, items: Sequence[Any] | NDArray[Any], k: int = 10, *, frame: str | None = None
@@ -267,11 +234,13 @@ class HybridRecommender:
             A tidy frame: item, rank, similar_item, score.
         """
         k = whole_number("k", k, least=1)
-        data = self.data
+        model = self._fitted
+        data = model.data
         if isinstance(items, (str, int, np.integer)):
             items = [items]
-        codes = data.items.codes(items)
-        answer = self.pipeline.similar_items(codes, k, self._allowed(None, None))
+        codes = data.items.codes(items, name="items")
+        allow = requests.allowed(data, model.retired, None, None)
+        answer = model.pipeline.similar_items(codes, k, allow)
         rows, ranks = np.nonzero(answer.valid)
         columns = {
             "item": data.items.ids_of(codes)[rows],
@@ -282,8 +251,23 @@ class HybridRecommender:
         return as_frame(columns, answer_kind(data.frame) if frame is None else frame)
 
     def stage_lists(self, queries: Queries, k: int) -> Iterator[StageList]:
-        """What every stage would answer to ``queries`` (codes of the fitted data)."""
-        return self.pipeline.stage_lists(queries, k)
+        """What every stage would answer to ``queries`` (codes of the fitted data).
+
+        Raises:
+            InputError: the queries are about another catalogue.
+        """
+        model = self._fitted
+        if queries.n_items != model.data.n_items:
+            raise InputError(
+                f"queries is about {queries.n_items} items and this model knows "
+                f"{model.data.n_items}: pass split.for_catalogue(engine.data.items)"
+            )
+        allow = requests.allowed(model.data, model.retired, None, None)
+        if allow is not None:
+            queries = replace(
+                queries, allow=allow if queries.allow is None else allow & queries.allow
+            )
+        return model.pipeline.stage_lists(queries, k)
 
     # -- the catalogue ----------------------------------------------------------------------
 
@@ -296,18 +280,22 @@ class HybridRecommender:
             How many were added.
 
         Raises:
-            InputError: an id is already in the catalogue; nothing is added then.
+            InputError: an id is already in the catalogue. Whatever is raised, nothing is added.
         """
-        data = self.data
-        new = data.read_items(items)
-        extended = data.with_items(new)
-        for recaller in [*self.recallers, self.pipeline.popularity]:
-            recaller.add_items(new.texts, len(new.ids))
-        if self.pipeline.reranker is not None:
-            self.pipeline.reranker.add_items(new.texts, len(new.ids))
-        self._data = extended
-        self._retired = np.append(self._retired, np.zeros(len(new.ids), dtype=bool))
-        return len(new.ids)
+        model = self._fitted
+        new = model.data.read_items(items)
+        data = model.data.with_items(new)
+        pipeline, n = model.pipeline, len(new.ids)
+        recallers = [copy.copy(recaller) for recaller in pipeline.blend.recallers]
+        popularity, reranker = copy.copy(pipeline.popularity), copy.copy(pipeline.reranker)
+        for stage in [*recallers, popularity, reranker]:
+            if stage is not None:
+                stage.add_items(new.texts, n)
+        blend = Blend(recallers, pipeline.blend.weights)
+        pipeline = replace(pipeline, blend=blend, popularity=popularity, reranker=reranker)
+        retired = np.append(model.retired, np.zeros(n, dtype=bool))
+        self._hold(replace(model, pipeline=pipeline, data=data, retired=retired))
+        return n
 
     def retire_items(self, items: Sequence[Any] | NDArray[Any]) -> None:
         """Never recommend ``items`` again; they stay in histories, where they still tell of taste.
@@ -315,21 +303,10 @@ class HybridRecommender:
         Raises:
             UnknownIdError: an id is not in the catalogue; nothing is retired then.
         """
-        retired = self._retired.copy()
-        retired[self.data.items.codes(items)] = True
-        self._retired = retired
-
-    def _allowed(self, allow: Sequence[Any] | None, block: Sequence[Any] | None) -> Mask | None:
-        data = self.data
-        if allow is None and block is None and not self._retired.any():
-            return None
-        mask = np.full(data.n_items, allow is None)
-        if allow is not None and len(allow):
-            mask[data.items.codes(allow)] = True
-        if block is not None and len(block):
-            mask[data.items.codes(block)] = False
-        allowed: Mask = mask & ~self._retired
-        return allowed
+        model = self._fitted
+        retired = model.retired.copy()
+        retired[model.data.items.codes(items, name="items")] = True
+        self._model = replace(model, retired=retired)
 
     # -- storage ----------------------------------------------------------------------------
 
@@ -339,16 +316,20 @@ class HybridRecommender:
         Args:
             path: a model folder, made if it is not there; the newest two versions stay.
             histories: also write the users' histories, beside the sealed version; without them the
-                model holds no user data and answers to ``histories=`` only.
+                model holds no user data and answers to ``histories=`` only, and those that an
+                earlier save left are erased.
 
         Returns:
             The version's id.
         """
-        data, root = self.data, Path(path)
-        model = Model(self.pipeline, data, self._retired, self.settings, self.report)
+        model, root = self._fitted, Path(path)
         version = storage.save_version(root, lambda folder: write_model(model, folder))
         if histories:
-            storage.write_sidecar(root, _SIDECAR, lambda folder: write_histories(data, folder))
+            storage.write_sidecar(
+                root, _SIDECAR, lambda folder: write_histories(model.data, folder)
+            )
+        else:
+            storage.remove_sidecar(root, _SIDECAR)
         return version
 
     @classmethod
@@ -364,10 +345,7 @@ class HybridRecommender:
             fusion_examples=settings.fusion_examples,
             seed=settings.seed,
         )
-        engine.report = model.report
-        engine._pipeline = pipeline
-        engine._data = model.data
-        engine._retired = model.retired
+        engine._hold(model)
         return engine
 
 
@@ -390,9 +368,48 @@ def load(path: str | Path, *, kinds: Mapping[str, type] | None = None) -> Hybrid
     return HybridRecommender._loaded(model)
 
 
-def _with_empty_row(rows: Ragged) -> Ragged:
-    """``rows`` behind one empty row."""
-    return replace(rows, indptr=np.concatenate([[0], rows.indptr]))
+def _answer(
+    model: Model, names: NDArray[Any], queries: Queries, k: int, depth: int
+) -> Recommendations:
+    """The best ``k`` of ``depth`` candidates for each query, in the ids of the model."""
+    parts = [model.pipeline.rank(part, depth).head(k) for _, part in queries.batches(_BATCH)]
+    valid = [part.valid for part in parts]
+    rows, ranks = np.nonzero(np.concatenate(valid)) if parts else (np.zeros(0, int),) * 2
+    codes = [part.items[mask] for part, mask in zip(parts, valid, strict=True)]
+    scores = [part.scores[mask] for part, mask in zip(parts, valid, strict=True)]
+    return Recommendations(
+        users=names[rows],
+        ranks=(ranks + 1).astype(np.int32),
+        items=model.data.items.ids_of(np.concatenate(codes) if codes else np.zeros(0, np.int32)),
+        scores=np.concatenate(scores) if scores else np.zeros(0, np.float32),
+    )
+
+
+def _stages(recallers: Any, reranker: Any, fusion: Any) -> list[Recaller]:
+    """The recallers as a list; refuses stages that are none, or that share a name."""
+    if not isinstance(recallers, Sequence):
+        raise InputTypeError(
+            f"recallers is {type(recallers).__name__}; wanted a list such as [hybridrec.ALS()]"
+        )
+    if not recallers:
+        raise InputError("recallers is empty; wanted at least one, such as hybridrec.ALS()")
+    wanted = [(f"recallers[{n}]", stage, "recall", "ALS") for n, stage in enumerate(recallers)]
+    wanted += [("reranker", reranker, "finetune", "CrossEncoder")] * (reranker is not None)
+    wanted += [("fusion", fusion, "rank", "LinearFusion")] * (fusion is not None)
+    for name, stage, method, example in wanted:
+        if isinstance(stage, type) or not hasattr(stage, method):
+            got = f"the class {stage.__name__}" if isinstance(stage, type) else f"{stage!r:.100}"
+            raise InputTypeError(
+                f"{name} is {got}; wanted an object with {method}(...), such as "
+                f"hybridrec.{example}()"
+            )
+    names = [stage.name for stage in (*recallers, reranker) if stage is not None]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"recallers and reranker are named {names}; wanted a name of its own for each: pass "
+            "name= to those of the same kind"
+        )
+    return list(recallers)
 
 
 def _limit(name: str, value: int | None) -> int | None:

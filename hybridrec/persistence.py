@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hybridrec")
 
+_COLUMNS = "item_columns.arrow"
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -153,17 +155,35 @@ def _write_catalogue(data: Dataset, retired: NDArray[np.bool_], folder: Path) ->
     if data.texts is not None:
         text = json.dumps(list(data.texts), ensure_ascii=False)
         (folder / "texts.json").write_text(text, encoding="utf-8")
+    if data.item_columns:
+        import pyarrow as pa
+
+        table = pa.table(
+            {name: pa.array(column, from_pandas=True) for name, column in data.item_columns.items()}
+        )
+        with pa.ipc.new_file(folder / _COLUMNS, table.schema) as file:
+            file.write_table(table)
 
 
 def _read_catalogue(folder: Path) -> tuple[Dataset, NDArray[np.bool_]]:
     settings, arrays = read_state(folder)
     path = folder / "texts.json"
     texts = tuple(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    columns = {}
+    if settings["item_columns"]:
+        import pyarrow as pa
+
+        try:
+            table = pa.ipc.open_file((folder / _COLUMNS).read_bytes()).read_all()
+        except (OSError, pa.ArrowException) as error:
+            raise StorageError(f"cannot read the item columns in {folder}: {error}") from error
+        columns = {name: table[name].to_numpy() for name in settings["item_columns"]}
     data = Dataset(
         users=IdMap(arrays["ids"][:0]),
         items=IdMap(arrays["ids"]),
         histories=Ragged.empty(0),
         texts=texts,
+        item_columns=columns,
         ordered=settings["ordered"],
         item_id=settings["item_id"],
         item_template=settings["item_template"],
@@ -177,13 +197,10 @@ def _read_catalogue(folder: Path) -> tuple[Dataset, NDArray[np.bool_]]:
 
 def write_histories(data: Dataset, folder: Path) -> dict[str, Any]:
     """Write who did what, with the mark of the catalogue that its codes belong to."""
-    arrays = {"users": data.users.ids, "indptr": data.histories.indptr}
-    arrays |= {"items": data.histories.items}
-    if data.histories.weights is not None:
-        arrays["weights"] = data.histories.weights
+    arrays = {"users": data.users.ids, **_arrays("", data.histories)}
     if data.excluded is not None:
-        arrays |= {"excluded_indptr": data.excluded.indptr, "excluded_items": data.excluded.items}
-    mark = {"n_items": data.n_items, "catalogue": _mark(data.items.ids)}
+        arrays |= _arrays("excluded_", data.excluded)
+    mark = {"n_items": data.n_items, "catalogue": _mark(data.items.ids), "dated": data.dated}
     write_state(folder, mark, arrays)
     return {"users": data.n_users, "events": data.n_events}
 
@@ -198,15 +215,29 @@ def with_histories(data: Dataset, folder: Path) -> Dataset:
             "with histories=True again"
         )
         return data
-    excluded = None
-    if "excluded_indptr" in arrays:
-        excluded = Ragged(arrays["excluded_indptr"], arrays["excluded_items"])
+    excluded = _ragged("excluded_", arrays) if "excluded_indptr" in arrays else None
     return replace(
         data,
         users=IdMap(arrays["users"]),
-        histories=Ragged(arrays["indptr"], arrays["items"], arrays.get("weights")),
+        histories=_ragged("", arrays),
         excluded=excluded,
+        dated=settings["dated"],
     )
+
+
+_FIELDS = ("indptr", "items", "weights", "times")
+
+
+def _arrays(prefix: str, rows: Ragged) -> dict[str, NDArray[Any]]:
+    fields = {prefix + name: getattr(rows, name) for name in _FIELDS}
+    return {name: values for name, values in fields.items() if values is not None}
+
+
+def _ragged(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Ragged:
+    indptr, items, weights, times = (arrays.get(prefix + name) for name in _FIELDS)
+    if indptr is None or items is None:
+        raise StorageError("the histories beside this model are damaged: save them again")
+    return Ragged(indptr, items, weights, times)
 
 
 def _mark(ids: NDArray[Any]) -> str:

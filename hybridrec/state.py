@@ -42,7 +42,8 @@ def write_state(
     """Write ``settings`` to ``state.json`` and each array to ``<name>.npy``; makes the folder.
 
     Raises:
-        StorageError: a name that is not a plain identifier, or an array of Python objects.
+        StorageError: a name that is not a plain identifier, an array of Python objects, or a
+            setting that JSON has no form for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in arrays.items():
@@ -51,8 +52,19 @@ def write_state(
         if array.dtype.hasobject:
             raise StorageError(f"array {name!r} holds Python objects; wanted numbers or strings")
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    text = json.dumps({"settings": dict(settings), "arrays": sorted(arrays)}, indent=1)
+    state = {"settings": dict(settings), "arrays": sorted(arrays)}
+    text = json.dumps(state, indent=1, default=_number)
     (folder / "state.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _number(value: object) -> Any:
+    """A numpy scalar as the Python one: settings may have been read off an array."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise StorageError(
+        f"a setting is {value!r:.100} ({type(value).__name__}); wanted JSON values: numbers, "
+        "strings, lists"
+    )
 
 
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -56,6 +56,26 @@ def save_version(root: Path, fill: Fill, *, wait: float = 10.0) -> str:
         return _publish(root, fill, keep_previous=True)
 
 
+def check_root(root: Path) -> None:
+    """Refuse a path that :func:`save_version` would refuse, before the work that is to go there.
+
+    Raises:
+        StorageError: there is something at ``root`` that is neither a model nor an empty folder.
+    """
+    root = Path(root)
+    if not os.path.lexists(root):
+        return
+    if not root.is_dir():
+        raise StorageError(f"{root} is not a folder: choose another path")
+    names = set(os.listdir(root))
+    # A first save that was interrupted left no CURRENT, and nothing but these two.
+    if not {_CURRENT, _VERSIONS} <= names and names - {_LOCK, _VERSIONS}:
+        raise StorageError(
+            f"{root} holds {min(names - {_LOCK, _VERSIONS})!r} and is not a model folder: choose a "
+            "new or an empty folder"
+        )
+
+
 def open_current(root: Path) -> tuple[Path, dict[str, Any]]:
     """The folder of the current version and what ``fill`` said about the model.
 
@@ -171,15 +191,7 @@ def _claim(home: Path) -> None:
     if not os.path.lexists(home):
         home.mkdir(parents=True, exist_ok=True)
         flush(home.parent)
-    if not home.is_dir():
-        raise StorageError(f"{home} is not a folder: choose another path")
-    names = set(os.listdir(home))
-    # A first save that was interrupted left no CURRENT, and nothing but these two.
-    if not {_CURRENT, _VERSIONS} <= names and names - {_LOCK, _VERSIONS}:
-        raise StorageError(
-            f"{home} holds {min(names - {_LOCK, _VERSIONS})!r} and is not a model folder: choose a "
-            "new or an empty folder"
-        )
+    check_root(home)
     if os.path.lexists(home / _VERSIONS):
         real_folder(home / _VERSIONS)
 

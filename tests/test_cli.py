@@ -62,6 +62,68 @@ def test_a_model_that_has_seen_the_answers_is_not_evaluated(files, capsys):
     assert "--hold-out" in capsys.readouterr().err
 
 
+def write(path, header, rows):
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return str(path)
+
+
+def test_a_held_out_repeat_is_no_answer_that_was_seen(tmp_path, capsys):
+    rows = [f"u{user},{item},{time}" for user in range(6) for time, item in enumerate("abcdea")]
+    log = write(tmp_path / "log.csv", "user,item,time", rows)
+    for flags, status in ((["--hold-out"], 0), ([], 2)):
+        model = str(tmp_path / f"model{status}")
+        assert main(["fit", log, "--factors", "4", "-q", "-o", model, *flags]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", model, log, "-q"]) == status
+    assert "fitted on 6 of the 6" in capsys.readouterr().err
+
+
+def test_ids_of_text_files_need_no_common_look(tmp_path, capsys):
+    rows = [f"{user},{1 + (user + t) % 6},{t}" for user in range(8) for t in range(5)]
+    log = write(tmp_path / "log.csv", "user,item,time", rows)
+    items = write(tmp_path / "items.csv", "item,title", [f"{i},t{i}" for i in ["A7", *range(1, 7)]])
+    model = str(tmp_path / "model")
+    command = ["fit", log, "--items", items, "-q", "--factors", "4", "--hold-out", "-o", model]
+    assert main(command) == 0
+    assert main(["evaluate", model, log, "-q"]) == 0
+    capsys.readouterr()
+    assert main(["recommend", model, "--user", "3", "-k", "9"]) == 0
+    assert "\tA7\t" in capsys.readouterr().out
+
+
+def test_a_folder_of_somebody_else_is_refused_before_fitting(files, tmp_path, capsys, monkeypatch):
+    import hybridrec as hr
+
+    (tmp_path / "thesis.tex").write_text("mine")
+
+    def fit(self, data):
+        raise AssertionError("fitted for nothing")
+
+    monkeypatch.setattr(hr.HybridRecommender, "fit", fit)
+    assert main(["fit", str(files / "log.csv"), "-o", str(tmp_path), "-q"]) == 2
+    assert "'thesis.tex'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_next_command_is_one_that_works(files, tmp_path, capsys):
+    import shlex
+
+    for flags in ([], ["--no-histories"]):
+        model = str(tmp_path / f"a model{len(flags)}")
+        assert main(["fit", str(files / "log.csv"), "-q", "-o", model, *flags]) == 0
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert main(shlex.split(said)[2:]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 10
+
+
+def test_a_report_that_cannot_be_written_is_one_line(model, files, tmp_path, capsys):
+    command = ["evaluate", model, str(files / "log.csv"), "-q", "--json"]
+    assert main([*command, str(tmp_path / "none" / "report.json")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[-1].startswith("hybridrec: error: ")
+    assert "report.json" in errors[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,8 +1,10 @@
 """The whole path with real stages: tiny data, a tiny random encoder, nothing mocked."""
 
+import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 import hybridrec as hr
+from hybridrec.state import read_state, write_state
 
 
 def make_engine(encoder, **options):
@@ -47,6 +50,11 @@ def light(split):
         None,
         hr.LinearFusion(),
     ).fit(split.train)
+
+
+def history_of(split, user):
+    data = split.train
+    return data.items.ids_of(data.histories.select(data.users.codes([user])).items).tolist()
 
 
 def columns(answer):
@@ -138,6 +146,31 @@ def test_an_empty_history_and_a_user_nobody_knows_get_the_popular_items(light, s
         light.recommend(["u1", "stranger"])
 
 
+def test_any_columns_of_ids_will_do(light):
+    wanted = columns(light.recommend(["u1", "u2"], k=3))
+    for users in (
+        pd.Series(["u1", "u2"], index=[7, 8]),
+        pl.Series(["u1", "u2"]),
+        pa.array(["u1", "u2"]),
+        np.array(["u1", "u2"], dtype=object),
+        ("u1", "u2"),
+    ):
+        assert columns(light.recommend(users, k=3)) == wanted
+    history = ["i1", "i2"]
+    wanted = columns(light.recommend(histories=[history], k=3))
+    for histories in (
+        np.array([history]),
+        [pd.Series(history, index=[4, 5])],
+        [pl.Series(history)],
+        [pa.array(history)],
+        pd.Series([history]),
+        (tuple(history),),
+    ):
+        assert columns(light.recommend(histories=histories, k=3)) == wanted
+    assert light.recommend(histories={}, k=3).num_rows == 0
+    assert light.recommend(histories=np.empty((0, 2), dtype=str), k=3).num_rows == 0
+
+
 def test_nobody_asked_is_an_empty_frame(light):
     answer = light.recommend([], k=3)
     assert answer.num_rows == 0
@@ -159,8 +192,18 @@ def test_users_or_histories_and_not_both(light, arguments):
         ({"depth": 0}, "depth is 0"),
         ({"unknown": "ignore"}, "unknown is 'ignore'"),
         ({"frame": "excel"}, "frame is 'excel'"),
-        ({"histories": ["i1"]}, "wanted a list of item ids"),
+        ({"histories": ["i1"]}, "wanted a list of ids"),
         ({"histories": [["nothing"]]}, "'nothing'"),
+        ({"histories": [["i1"], [], ["i2", "nothing"]]}, r"histories\[2\]\[1\] is 'nothing'"),
+        ({"histories": {"ann": ["nothing"]}}, r"histories\['ann'\]\[0\] is 'nothing'"),
+        ({"histories": {"ann": ["i1"], 3: ["i2"]}}, "histories mixes types: row 1 is 3"),
+        ({"histories": {("ann", "bob"): ["i1"]}}, "histories has type list"),
+        ({"histories": "i1"}, "histories is 'i1'"),
+        ({"histories": [{"i1", "i2"}]}, r"histories\[0\] is a set"),
+        ({"users": {"u1", "u2"}, "histories": None}, "users is a set"),
+        ({"allow": ["nothing"]}, r"allow\[0\] is 'nothing'"),
+        ({"allow": 5}, "allow is 5"),
+        ({"block": ["i1", "nothing"]}, r"block\[1\] is 'nothing'"),
         ({"histories": [[1]]}, "strings"),
     ],
 )
@@ -211,7 +254,10 @@ def test_new_items_are_found_by_their_text_and_retired_ones_never(split, tiny_en
     assert "n0" not in columns(model.similar_items(["i0"], k=31))["similar_item"]
     rows = columns(model.recommend(["u1"], k=100, depth=100))
     assert {"n0", "n1"} <= set(rows["item"])
-    assert columns(model.recommend(["u1"], k=5))["user"] == before["user"]
+    # The new items are cold: what was known of the others is known as before.
+    old = [item for item in rows["item"] if item not in {"n0", "n1"}]
+    assert set(old) == set(columns(model.recommend(["u1"], k=100, block=["n0", "n1"]))["item"])
+    assert len(old) == split.train.n_items - len(set(history_of(split, "u1")))
     with pytest.raises(hr.InputError, match=r"'n0'.*already here"):
         model.add_items(new)
     model.retire_items(["n0", before["item"][0]])
@@ -221,6 +267,152 @@ def test_new_items_are_found_by_their_text_and_retired_ones_never(split, tiny_en
     assert "n1" in rows["item"]
     # A retired item still tells of taste.
     assert model.recommend(histories=[["n0"]], k=3).num_rows == 3
+
+
+NEW = pa.table({"item_id": ["n0", "n1"], "title": ["heat 99", "dune 98"], "genres": ["crime"] * 2})
+
+
+class Failing(hr.Popularity):
+    """Refuses what it is told to refuse."""
+
+    refused = ()
+
+    def refit(self, data):
+        if "refit" in self.refused:
+            raise RuntimeError("the disk is full")
+        return super().refit(data)
+
+    def add_items(self, texts, n):
+        if "add_items" in self.refused:
+            raise RuntimeError("the disk is full")
+        super().add_items(texts, n)
+
+
+@pytest.fixture
+def failing(dataset, tiny_encoder):
+    """Its last recaller can be made to fail after the others have done their part."""
+    recallers = [
+        hr.ALS(factors=8, epochs=2),
+        hr.ALS(factors=8, epochs=2, index="HNSW32", name="approximate"),
+        hr.ItemTransitions(),
+        hr.TextRecall(tiny_encoder),
+        Failing(name="failing"),
+    ]
+    return hr.HybridRecommender(recallers, fusion=hr.LinearFusion()).fit(dataset)
+
+
+def answers(model):
+    return columns(model.recommend(["u1", "u2"], k=50, depth=50)), columns(
+        model.similar_items(["i3"], k=50)
+    )
+
+
+def test_items_are_added_to_every_stage_or_to_none(failing, tmp_path):
+    before = answers(failing)
+    failing.recallers[-1].refused = ("add_items",)
+    with pytest.raises(RuntimeError, match="disk is full"):
+        failing.add_items(NEW)
+    assert answers(failing) == before
+    failing.save(tmp_path / "model")
+    kinds = {"Failing": Failing}
+    assert hr.load(tmp_path / "model", kinds=kinds).data.n_items == failing.data.n_items == 30
+    failing.recallers[-1].refused = ()
+    assert failing.add_items(NEW) == 2
+    assert {"n0", "n1"} <= set(columns(failing.recommend(["u1"], k=50, depth=50))["item"])
+
+
+def test_whoever_asks_while_items_are_added_hears_the_model_before(failing, monkeypatch):
+    before, during = answers(failing), []
+
+    def add_items(self, texts, n):
+        during.append(answers(failing))
+        hr.Popularity.add_items(self, texts, n)
+
+    monkeypatch.setattr(Failing, "add_items", add_items)
+    failing.add_items(NEW)
+    assert during == [before]
+    assert answers(failing) != before
+
+
+def test_a_fit_that_fails_leaves_the_model_that_was_there(failing, dataset):
+    before, report, half_lives = answers(failing), failing.report, failing.report.half_lives
+    failing.recallers[-1].refused = ("refit",)
+    half = dataset.keep_events(dataset.histories.from_end() > 4)
+    with pytest.raises(RuntimeError, match="disk is full"):
+        failing.fit(half)
+    assert answers(failing) == before
+    assert failing.report == report
+    assert {r.name: r.half_life for r in failing.recallers} == half_lives
+    failing.recallers[-1].refused = ()
+    assert answers(failing.fit(half)) != before
+
+
+def test_retired_items_stand_on_no_stages_list(split):
+    model = hr.HybridRecommender([hr.Popularity(), hr.ALS(factors=8, epochs=2)]).fit(split.train)
+    model.retire_items(["i4"])
+    code = int(split.train.items.codes(["i4"])[0])
+    allow = np.arange(30) < 20
+    for queries in (split.queries, replace(split.queries, allow=allow)):
+        for stage in model.stage_lists(queries, 30):
+            found = set(stage.candidates.items.ravel().tolist()) - {-1}
+            assert code not in found
+            assert queries.allow is None or max(found) < 20
+    model.add_items(NEW)
+    with pytest.raises(hr.InputError, match="for_catalogue"):
+        model.stage_lists(split.queries, 30)
+
+
+def test_stages_that_cannot_be_are_refused_when_the_recommender_is_made(tiny_encoder):
+    reranker = hr.CrossEncoder(tiny_encoder)
+    for arguments, message in (
+        (([hr.ALS(), hr.ALS()],), "a name of its own"),
+        (([hr.ALS(name=reranker.name)], reranker), "a name of its own"),
+        ((hr.ALS(),), r"recallers is ALS; wanted a list"),
+        (([hr.ALS],), r"recallers\[0\] is the class ALS"),
+        (([hr.ALS()], hr.LinearFusion()), "reranker is .*CrossEncoder"),
+        (([hr.ALS()], None, reranker), "fusion is .*LinearFusion"),
+    ):
+        with pytest.raises((hr.InputError, hr.InputTypeError), match=message):
+            hr.HybridRecommender(*arguments)
+
+
+def test_what_is_no_data_set_is_named_with_the_remedy(split, frames):
+    model = hr.HybridRecommender([hr.Popularity()])
+    with pytest.raises(hr.InputTypeError, match=r"data is Split; .*split\.train"):
+        model.fit(split)
+    with pytest.raises(hr.InputTypeError, match=r"data is Table; .*from_frame"):
+        model.fit(frames[0])
+
+
+def test_a_reranker_without_text_is_refused_before_anything_is_fitted(frames, tiny_encoder):
+    data = hr.Dataset.from_frame(frames[0], user="user_id", item="item_id", time="timestamp")
+
+    class Untouched(hr.Popularity):
+        def fit(self, data):
+            raise RuntimeError("fitted")
+
+    model = hr.HybridRecommender([Untouched()], hr.CrossEncoder(tiny_encoder))
+    with pytest.raises(hr.FitError, match="item_text="):
+        model.fit(data)
+
+
+def test_a_save_without_histories_erases_those_of_the_save_before(light, tmp_path):
+    light.save(tmp_path / "model", histories=True)
+    light.save(tmp_path / "model")
+    assert hr.load(tmp_path / "model").data.n_users == 0
+    for path in (tmp_path / "model").rglob("*"):
+        assert not path.is_file() or b"u17" not in path.read_bytes(), path
+
+
+def test_the_fitted_parts_are_those_that_a_load_brings(engine, tmp_path):
+    engine.save(tmp_path / "model", histories=True)
+    loaded = hr.load(tmp_path / "model")
+    assert loaded.report == engine.report
+    assert loaded.report.reranker
+    for model in (engine, loaded):
+        assert model.fusion is model.pipeline.fusion
+        assert model.reranker is model.pipeline.reranker
+        assert model.recallers == model.pipeline.blend.recallers
 
 
 def test_before_fit_the_remedy_is_named(tmp_path):
@@ -299,19 +491,20 @@ def test_threads_may_share_a_recommender(engine, split):
         assert answer["item"] == alone["item"]
 
 
+# One CPU for the whole process: the compiled core takes its thread count from the affinity mask.
 LOADED = """
-import sys, json, hybridrec as hr
-from dataclasses import replace
+import os, sys, json
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import hybridrec as hr
 engine = hr.load(sys.argv[1])
-for recaller in engine.recallers:
-    if hasattr(recaller, "config") and hasattr(recaller.config, "threads"):
-        recaller.config = replace(recaller.config, threads=1)
 answer = engine.recommend(["u1", "u2", "u3"], k=7)
 print(json.dumps(answer.to_pydict()))
 """
 
 
-def test_a_loaded_model_recommends_what_the_saved_one_did_in_another_process(engine, tmp_path):
+def test_a_loaded_model_recommends_what_the_saved_one_did_in_a_process_of_one_thread(
+    engine, tmp_path
+):
     import json
 
     engine.save(tmp_path / "model", histories=True)
@@ -352,7 +545,10 @@ def test_histories_of_another_catalogue_are_not_taken_for_this_one(light, tmp_pa
     light.save(tmp_path / "model", histories=True)
     table = pa.table({"u": ["x"] * 4, "i": ["a", "b", "c", "d"], "t": [1, 2, 3, 4]})
     other = hr.Dataset.from_frame(table, user="u", item="i", time="t")
-    hr.HybridRecommender([hr.ItemTransitions()]).fit(other).save(tmp_path / "model")
+    stranger = hr.HybridRecommender([hr.ItemTransitions()]).fit(other)
+    stranger.save(tmp_path / "other", histories=True)
+    shutil.rmtree(tmp_path / "model" / "histories")
+    shutil.copytree(tmp_path / "other" / "histories", tmp_path / "model" / "histories")
     loaded = hr.load(tmp_path / "model")
     assert "another catalogue" in caplog.text
     assert loaded.data.n_users == 0
@@ -370,6 +566,46 @@ def test_added_and_retired_items_survive_a_save(split, tiny_encoder, tmp_path):
     assert rows["item"] == columns(model.recommend(["u1"], k=100, depth=100))["item"]
 
 
+def test_item_columns_and_times_come_back(tmp_path):
+    table = pa.table(
+        {
+            "u": ["a", "a", "a", "b", "b"],
+            "i": [1, 2, 9, 2, 1],
+            "t": pa.array([5, 4, 3, 2, 1], pa.timestamp("us")),
+            "stars": [5, 5, 5, 5, 1],
+        }
+    )
+    items = pa.table(
+        {"i": [1, 2], "year": [1979, 1985], "maker": ["x", None], "tags": [["p", "q"], []]}
+    )
+    data = hr.Dataset.from_frame(
+        table,
+        user="u",
+        item="i",
+        time="t",
+        rating="stars",
+        positive=2,
+        items=items,
+        item_columns=["year", "maker", "tags"],
+    )
+    model = hr.HybridRecommender([hr.Popularity()]).fit(data)
+    model.save(tmp_path / "model", histories=True)
+    loaded = hr.load(tmp_path / "model").data
+    assert loaded.dated
+    assert loaded.histories.times.tolist() == data.histories.times.tolist()
+    assert loaded.excluded.times.tolist() == data.excluded.times.tolist()
+    assert hr.split.by_time(loaded, "1970-01-01T00:00:00.000004").targets.items.tolist() == (
+        hr.split.by_time(data, "1970-01-01T00:00:00.000004").targets.items.tolist()
+    )
+    new = pa.table({"i": [7], "year": [2021], "maker": ["z"], "tags": [["r"]]})
+    grown = [part.with_items(part.read_items(new)).item_columns for part in (data, loaded)]
+    for name in ("year", "maker", "tags"):
+        assert str(grown[0][name].tolist()) == str(grown[1][name].tolist())
+    wrong = pa.table({"i": [7], "year": [2021], "maker": [3], "tags": [["r"]]})
+    with pytest.raises(hr.InputTypeError, match=r"items\['maker'\] has type int64"):
+        model.add_items(wrong)
+
+
 class Alphabetical:
     """Somebody's own recaller."""
 
@@ -378,7 +614,7 @@ class Alphabetical:
     half_lives = ()
 
     def fit(self, data):
-        self.n_items = data.n_items
+        self.n_items = np.int64(data.n_items)
         return self
 
     refit = fit
@@ -396,13 +632,12 @@ class Alphabetical:
         self.n_items += n
 
     def save_files(self, folder):
-        folder.mkdir()
-        (folder / "n.txt").write_text(str(self.n_items))
+        write_state(folder, {"n_items": self.n_items, "scale": np.float32(0.5)}, {})
 
     @classmethod
     def load_files(cls, folder):
         recaller = cls()
-        recaller.n_items = int((folder / "n.txt").read_text())
+        recaller.n_items = read_state(folder)[0]["n_items"]
         return recaller
 
 

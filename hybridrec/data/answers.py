@@ -1,4 +1,7 @@
-"""Answers as the caller's kind of data frame."""
+"""Answers as the caller's kind of data frame: pandas, polars or pyarrow.
+
+Anything else that data may come in as (duckdb, a file) is answered in pyarrow.
+"""
 
 from __future__ import annotations
 
@@ -31,5 +34,5 @@ def as_frame(columns: Mapping[str, NDArray[Any]], kind: str) -> Any:
 
 
 def answer_kind(came_in: str) -> str:
-    """The kind to answer in, given the kind that came in: what is no frame here is pyarrow."""
+    """The kind to answer in, given the kind that came in; "pyarrow" where it is none of KINDS."""
     return came_in if came_in in KINDS else "pyarrow"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +47,10 @@ def build(
     mentioned, item_codes = frames.encode(table.ids("item", names["item"]))
     item_id = item_id or str(names["item"])
     catalogue = None if items is None else read_items(items, item_id, item_text, item_columns)
+    if catalogue is not None:
+        listed_ids = frames.as_written(catalogue.ids, items, mentioned)
+        mentioned = frames.as_written(mentioned, interactions, catalogue.ids)
+        catalogue = replace(catalogue, ids=listed_ids)
     ids, item_codes, listed = _catalogue(catalogue, mentioned, item_codes)
     events = _read_events(table, names, user_codes, item_codes)
     columns = {

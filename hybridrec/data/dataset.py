@@ -226,9 +226,11 @@ class Dataset:
         Raises:
             InputError: an item that is already in the catalogue, or a table that does not fit.
         """
+        from hybridrec.data.frames import as_written
         from hybridrec.data.items import read_items
 
         table = read_items(frame, self.item_id, self.item_template, tuple(self.item_columns))
+        table = replace(table, ids=as_written(table.ids, frame, self.items.ids))
         self.items.extended(table.ids)
         return table
 
@@ -242,10 +244,26 @@ class Dataset:
             items=self.items.extended(table.ids),
             texts=texts,
             item_columns={
-                name: np.concatenate([values, table.columns[name]])
+                name: _joined(name, values, table.columns[name])
                 for name, values in self.item_columns.items()
             },
         )
+
+
+def _joined(name: str, old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    """An item column with the values of new items behind it."""
+    import pyarrow as pa
+
+    try:
+        both = np.concatenate([old, new])
+        if both.dtype.hasobject:
+            pa.array(both, from_pandas=True)  # what has no common type could not be saved
+    except (TypeError, pa.ArrowException) as error:
+        raise InputTypeError(
+            f"items[{name!r}] has type {new.dtype}, which does not fit the catalogue's "
+            f"({old.dtype}): convert it first ({error})"
+        ) from error
+    return both
 
 
 def column_names(argument: str, names: object) -> tuple[str, ...]:

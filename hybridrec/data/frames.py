@@ -40,7 +40,7 @@ class Table:
         self.name = name
         self._as_text = False
         if isinstance(frame, (str, Path)):
-            self._as_text = Path(frame).suffix.lower() in _DELIMITERS
+            self._as_text = is_text_file(frame)
             frame = _read_file(name, Path(frame), verbatim)
         self._frame: Any = _eager(name, frame)
         self.kind = _kind(frame)
@@ -204,6 +204,21 @@ def numbers_if_canonical(values: pa.Array) -> pa.Array:
     if not pc.all(pc.match_substring_regex(values, r"^(0|-?[1-9][0-9]{0,17})$")).as_py():
         return values
     return values.cast(pa.int64())
+
+
+def is_text_file(frame: object) -> bool:
+    """Whether ``frame`` is the path of a .csv or .tsv file, whose columns have no types."""
+    return isinstance(frame, (str, Path)) and Path(frame).suffix.lower() in _DELIMITERS
+
+
+def as_written(ids: NDArray[Any], frame: object, like: NDArray[Any]) -> NDArray[Any]:
+    """``ids``, as the strings that stand in the text file ``frame`` where ``like`` holds strings.
+
+    A text file gives its ids no type, so that what one file says must not clash with another.
+    """
+    if ids.dtype.kind == "i" and like.dtype.kind == "U" and is_text_file(frame):
+        return ids.astype(np.str_)
+    return ids
 
 
 def id_numpy(values: pa.Array) -> NDArray[Any]:

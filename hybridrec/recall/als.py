@@ -5,6 +5,7 @@ Only the item side is kept: a user's vector is solved from the history whenever 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -227,8 +228,10 @@ class ALS:
         """``n`` items that nobody has taken yet: zero vectors, score 0."""
         old = self.item_factors
         new = np.zeros((whole_number("n", n), old.shape[1]), np.float32)
-        fitted(self.name, self._index).add(new)
-        self._items = frozen(np.concatenate([old, new]))
+        # A copy: a shallow copy of this recaller may share the index.
+        index = copy.copy(fitted(self.name, self._index))
+        index.add(new)
+        self._index, self._items = index, frozen(np.concatenate([old, new]))
 
     def objective(self, data: FitData) -> float:
         """The loss of these item factors on ``data``, its users solved exactly."""

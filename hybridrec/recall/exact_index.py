@@ -146,7 +146,10 @@ class ExactIndex:
         )
 
     def add(self, vectors: NDArray[Any]) -> None:
-        """Append vectors (n, d); their codes follow the last one. O((I + n)·d)."""
+        """Append vectors (n, d); their codes follow the last one. O((I + n)·d).
+
+        What is held is replaced, not changed: a shallow copy of this index grows alone.
+        """
         more = float_matrix("vectors", vectors, columns=self._width)
         every = np.concatenate([self.vectors, more])
         self._packed = _pack(every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -127,12 +128,18 @@ class FaissIndex:
         return float(hits / real) if real else 1.0
 
     def add(self, vectors: NDArray[Any]) -> None:
-        """Append vectors (n, d); their codes follow the last one."""
+        """Append vectors (n, d); their codes follow the last one.
+
+        What is held is replaced, not changed: a shallow copy of this index grows alone.
+        """
         more = float_matrix("vectors", vectors, columns=self._vectors.shape[1])
+        index = require_extra("faiss", "faiss").clone_index(self._index)
         with _openmp_threads(1):
-            self._index.add(more)
+            index.add(more)
+        exact = copy.copy(self._exact)
+        exact.add(more)
+        self._index, self._exact = index, exact
         self._vectors = np.concatenate([self._vectors, more])
-        self._exact.add(more)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The index as plain arrays: ``vectors`` (I, d) float32 and ``faiss`` (bytes,) uint8."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -201,9 +202,11 @@ class TextRecall:
             raise InputError(f"texts has {len(texts)} entries; wanted {n}, one an item")
         digests = _digests(texts)
         more = self._encode(texts, digests)
-        state.index.add(more)
+        # A copy: a shallow copy of this recaller may share the index.
+        index = copy.copy(state.index)
+        index.add(more)
         self._state = _Fitted(
-            state.index,
+            index,
             np.concatenate([state.vectors, more]),
             np.concatenate([state.digests, digests]),
         )

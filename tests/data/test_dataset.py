@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridrec.checks import InputError, UnknownIdError
+from hybridrec.checks import InputError, InputTypeError, UnknownIdError
 from hybridrec.data.dataset import Dataset
 
 EVENTS = {
@@ -319,3 +319,35 @@ def test_items_are_added_behind_the_catalogue():
         data.read_items(pl.DataFrame({"item": [2], "title": ["x"], "year": [1]}))
     with pytest.raises(InputError, match="'title' is not a column of items"):
         data.read_items(pl.DataFrame({"item": [51], "year": [1]}))
+
+
+def test_one_side_of_a_text_file_takes_the_ids_of_the_other_as_they_are_written(tmp_path):
+    events = pd.DataFrame({"user": [1, 1, 2], "item": [1, 2, 2]})
+    items = pd.DataFrame({"item": ["A7", "2", "1"], "title": ["x", "y", "z"]})
+    events.to_csv(tmp_path / "log.csv", index=False)
+    items.to_csv(tmp_path / "items.tsv", index=False, sep="\t")
+    numbers, words = tmp_path / "log.csv", tmp_path / "items.tsv"
+    data = Dataset.from_frame(numbers, user="user", item="item", items=words)
+    assert data.items.ids.tolist() == ["A7", "2", "1"]
+    assert data.histories.items.tolist() == [2, 1, 1]
+    assert data.users.ids.tolist() == [1, 2]
+    assert data.read_items(as_csv({"item": [123]}, tmp_path)).ids.tolist() == ["123"]
+    turned = Dataset.from_frame(
+        words, user="title", item="item", items=as_csv({"item": [1, 2]}, tmp_path)
+    )
+    assert turned.items.ids.tolist() == ["1", "2", "A7"]
+    # A frame has types: there a clash is the caller's to solve.
+    with pytest.raises(InputTypeError, match="convert one"):
+        Dataset.from_frame(events, user="user", item="item", items=words)
+    with pytest.raises(InputTypeError, match="convert one"):
+        data.read_items(pd.DataFrame({"item": [123]}))
+
+
+def test_item_columns_that_do_not_fit_are_refused():
+    items = pd.DataFrame({"item": [1], "maker": ["x"]})
+    events = pd.DataFrame({"user": [1], "item": [1]})
+    data = Dataset.from_frame(events, user="user", item="item", items=items, item_columns=["maker"])
+    fits = data.read_items(pd.DataFrame({"item": [2], "maker": ["y"]}))
+    assert data.with_items(fits).item_columns["maker"].tolist() == ["x", "y"]
+    with pytest.raises(InputTypeError, match=r"items\['maker'\] has type int64"):
+        data.with_items(data.read_items(pd.DataFrame({"item": [2], "maker": [3]})))
