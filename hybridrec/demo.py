@@ -41,12 +41,12 @@ def recommender(encoder: str = ENCODER, *, seed: int = 0) -> HybridRecommender:
             ItemTransitions(),
             TextRecall(encoder, index="HNSW32"),
         ],
-        reranker=CrossEncoder(encoder, history=10, seed=seed),
+        reranker=CrossEncoder(encoder, history=5, seed=seed),
         fusion=LinearFusion(),
         depth=100,
         rerank_depth=50,
         reranker_examples=1500,
-        fusion_examples=600,
+        fusion_examples=400,
         seed=seed,
     )
 

@@ -22,7 +22,7 @@ class CrossEncoderConfig:
             than the item that was chosen.
         epochs: passes over the examples.
         batch_size: lists an optimiser step.
-        learning_rate: its peak; AdamW with linear warm-up and decay.
+        learning_rate: its peak, for encoders of MiniLM's size; AdamW with linear warm-up and decay.
         warmup: share of the steps in which the rate rises.
         device: "auto", "cpu" or "cuda".
         precision: of matrix products. "fp32"; "bf16", faster and good to about two digits; "auto"
@@ -39,7 +39,7 @@ class CrossEncoderConfig:
     recall_share: float = 0.7
     epochs: int = 2
     batch_size: int = 8
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     warmup: float = 0.1
     device: str = "auto"
     precision: str = "auto"
