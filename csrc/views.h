@@ -1,7 +1,6 @@
 // Checked, borrowed arrays: what the kernels read. Nothing here owns memory or knows Python.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -44,12 +43,6 @@ inline void check_ragged(const std::string& name, const int64_t* indptr, int64_t
         if (items[e] < 0 || items[e] >= n_items)
             refuse(name + " items[" + std::to_string(e) + "] is " + std::to_string(items[e]) +
                    "; wanted a code from 0 to " + std::to_string(n_items - 1));
-}
-
-inline void check_finite(const std::string& name, const float* values, int64_t size) {
-    for (int64_t i = 0; i < size; ++i)
-        if (!std::isfinite(values[i]))
-            refuse(name + " has a NaN or infinite value at position " + std::to_string(i));
 }
 
 }  // namespace hybridrec

@@ -23,6 +23,30 @@ Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
+def integers(name: str, value: object, dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:
+    """``value`` as a C-contiguous array of ``dtype``; every number stays what it was.
+
+    Raises:
+        InputTypeError: not integers.
+        InputError: a number that ``dtype`` cannot hold; names its position.
+    """
+    array = np.asarray(value)
+    if array.dtype != dtype and array.size:
+        if not np.issubdtype(array.dtype, np.integer):
+            raise InputTypeError(
+                f"{name} has dtype {array.dtype}; wanted integers: give codes, not ids or scores"
+            )
+        limits = np.iinfo(dtype)
+        # Compared as Python numbers: NumPy would compare uint64 with int64 as floats.
+        if int(array.max()) > limits.max or int(array.min()) < limits.min:
+            wrong = np.argwhere((array > limits.max) | (array < limits.min))[0]
+            raise InputError(
+                f"{name}[{', '.join(map(str, wrong))}] is {array[tuple(wrong)]}; wanted a number "
+                f"from {limits.min} to {limits.max}"
+            )
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class Ragged:
     """Rows of item codes of any length (CSR), oldest event first.
@@ -40,8 +64,8 @@ class Ragged:
     times: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        indptr = np.ascontiguousarray(self.indptr, dtype=np.int64)
-        items = np.ascontiguousarray(self.items, dtype=np.int32)
+        indptr = integers("indptr", self.indptr, np.int64)
+        items = integers("items", self.items, np.int32)
         if indptr.ndim != 1 or indptr.size == 0 or indptr[0] != 0 or indptr[-1] != items.size:
             raise InputError(
                 f"indptr has shape {indptr.shape} for {items.size} items; wanted one dimension, "
@@ -51,11 +75,15 @@ class Ragged:
             raise InputError("indptr falls somewhere; wanted a sequence that never falls")
         object.__setattr__(self, "indptr", frozen(indptr))
         object.__setattr__(self, "items", frozen(items))
-        for name, dtype in (("weights", np.float32), ("times", np.int64)):
+        for name in ("weights", "times"):
             values = getattr(self, name)
             if values is None:
                 continue
-            array = np.ascontiguousarray(values, dtype=dtype)
+            array: NDArray[Any] = (
+                np.ascontiguousarray(values, dtype=np.float32)
+                if name == "weights"
+                else integers(name, values, np.int64)
+            )
             if array.shape != items.shape:
                 raise InputError(f"{name} has shape {array.shape}; wanted {items.shape}")
             object.__setattr__(self, name, frozen(array))
@@ -79,9 +107,8 @@ class Ragged:
     def from_rows(cls, rows: Sequence[Sequence[int] | NDArray[Any]]) -> Self:
         """Unit-weight rows from a list of code lists."""
         indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-        parts = [np.asarray(row, dtype=np.int32) for row in rows]
-        items = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
-        return cls(indptr, items.astype(np.int32))
+        parts = [integers("items", row, np.int32) for row in rows]
+        return cls(indptr, np.concatenate(parts) if parts else np.empty(0, dtype=np.int32))
 
     @classmethod
     def empty(cls, rows: int) -> Self:
@@ -163,7 +190,7 @@ class Queries:
         rows = len(self.histories)
         whole_number("n_items", self.n_items)
         codes("histories.items", self.histories.items, self.n_items)
-        users = np.asarray(self.users, dtype=np.int32)
+        users = integers("users", self.users, np.int32)
         if users.size == 0:
             users = np.full(rows, -1, dtype=np.int32)
         if users.shape != (rows,):
@@ -238,7 +265,7 @@ class Candidates:
     signals: Mapping[str, Scores] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        items = np.ascontiguousarray(self.items, dtype=np.int32)
+        items = integers("items", self.items, np.int32)
         scores = np.ascontiguousarray(self.scores, dtype=np.float32)
         if items.ndim != 2 or scores.shape != items.shape:
             raise InputError(f"items {items.shape} and scores {scores.shape}; wanted (B, K) twice")

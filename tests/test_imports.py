@@ -32,20 +32,38 @@ ORDER = [
     "cli",
 ]
 DOORS = {
-    "faiss": {"recall/faiss_index.py"},
+    "faiss": {"recall/faiss_index.py", "doctor.py"},
     "lightgbm": {"fuse/trees.py"},
     "implicit": {"recall/implicit_model.py"},
-    "torch": {"rerank/", "recall/als_torch.py", "recall/sequence.py", "recall/text.py"},
-    "transformers": {"rerank/", "recall/text.py"},
+    "torch": {
+        "rerank/",
+        "recall/als_torch.py",
+        "recall/sequence.py",
+        "recall/text_encoder.py",
+        "doctor.py",
+    },
+    "transformers": {"rerank/", "recall/text_encoder.py"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
+IMPORTERS = {"require_extra", "import_module", "__import__"}
+
+
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, at its top or inside a function."""
+    """Every module that a file imports, at its top or inside a function, by statement or call."""
+    return imported(path.read_text(encoding="utf-8"), path)
+
+
+def imported(source: str, path: Path | str = "source") -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and node.args:
+            called = getattr(node.func, "attr", getattr(node.func, "id", None))
+            named = node.args[0]
+            if called in IMPORTERS and isinstance(named, ast.Constant):
+                found.add(named.value)
+        elif isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
@@ -74,6 +92,20 @@ def test_heavy_libraries_have_one_door_each(path):
     for module in imports(path):
         doors = DOORS.get(module.split(".")[0])
         assert doors is None or any(where.startswith(door) for door in doors), (where, module)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import faiss.contrib",
+        "def f():\n    from faiss import IndexFlat",
+        "require_extra('faiss', 'faiss')",
+        "checks.require_extra('faiss', extra='faiss').IndexFlat",
+        "importlib.import_module('faiss')",
+    ],
+)
+def test_every_way_to_import_is_seen(source):
+    assert {module.split(".")[0] for module in imported(source)} >= {"faiss"}
 
 
 def test_import_loads_nothing_heavy():
