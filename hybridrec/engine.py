@@ -34,15 +34,17 @@ from hybridrec.persistence import (
     write_model,
 )
 from hybridrec.recall.blend import Blend
+from hybridrec.state import python_number
 from hybridrec.training import Training, TrainingReport, train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hybridrec.candidates import Queries, Recaller
+    from hybridrec.candidates import Queries
     from hybridrec.evaluation.protocol import StageList
     from hybridrec.fuse.linear import LinearFusion
     from hybridrec.pipeline import Pipeline, Reranker
+    from hybridrec.protocols import Recaller
 
 _SIDECAR = "histories"
 _BATCH = 256
@@ -118,7 +120,7 @@ class HybridRecommender:
         recallers = [copy.copy(recaller) for recaller in self.recallers]
         pipeline, report = train(recallers, self.reranker, self.fusion, data, self.settings)
         # Through JSON, so that a loaded model's report is equal to this one.
-        report = TrainingReport(**json.loads(json.dumps(report.to_json())))
+        report = TrainingReport(**json.loads(json.dumps(report.to_json(), default=python_number)))
         retired = np.zeros(data.n_items, dtype=bool)
         self._hold(Model(pipeline, data, retired, self.settings, report))
         return self

@@ -53,12 +53,16 @@ def write_state(
             raise StorageError(f"array {name!r} holds Python objects; wanted numbers or strings")
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     state = {"settings": dict(settings), "arrays": sorted(arrays)}
-    text = json.dumps(state, indent=1, default=_number)
+    text = json.dumps(state, indent=1, default=python_number)
     (folder / "state.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _number(value: object) -> Any:
-    """A numpy scalar as the Python one: settings may have been read off an array."""
+def python_number(value: object) -> Any:
+    """A numpy scalar as the Python one, for ``json.dumps(default=)``.
+
+    Raises:
+        StorageError: anything else.
+    """
     if isinstance(value, np.generic):
         return value.item()
     raise StorageError(

@@ -610,7 +610,7 @@ class Alphabetical:
     """Somebody's own recaller."""
 
     name = "alphabetical"
-    half_life = None
+    half_life = np.int64(5)
     half_lives = ()
 
     def fit(self, data):
@@ -647,6 +647,8 @@ def test_a_researchers_own_recaller_goes_the_whole_way(split, tmp_path):
     with pytest.raises(hr.StorageError, match="kinds="):
         hr.load(tmp_path / "model")
     loaded = hr.load(tmp_path / "model", kinds={"Alphabetical": Alphabetical})
+    assert loaded.report == model.report
+    assert model.report.half_lives == {"alphabetical": 5}
     assert (
         columns(loaded.recommend(histories=[["i9"]], k=2))["item"]
         == columns(model.recommend(histories=[["i9"]], k=2))["item"]
