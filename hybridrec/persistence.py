@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridrec.candidates import Ragged
 from hybridrec.checks import StorageError
 from hybridrec.data.dataset import Dataset
 from hybridrec.data.ids import IdMap
 from hybridrec.fuse.linear import LinearFusion
 from hybridrec.pipeline import Pipeline
+from hybridrec.ragged import Ragged
 from hybridrec.recall.blend import Blend
 from hybridrec.recall.popularity import Popularity
 from hybridrec.state import read_state, write_state

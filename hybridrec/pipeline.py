@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from hybridrec.candidates import Candidates, Ragged
+from hybridrec.candidates import Candidates
 from hybridrec.checks import InputError
 from hybridrec.evaluation.protocol import StageList
+from hybridrec.ragged import Ragged
 from hybridrec.recall.exact_index import top_k
 from hybridrec.recall.text_encoder import unit_rows
 
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hybridrec.candidates import Items, Mask, Queries, Scores
+    from hybridrec.candidates import Queries
     from hybridrec.evaluation.report import Kind
     from hybridrec.fuse.linear import LinearFusion
+    from hybridrec.ragged import Items, Mask, Scores
     from hybridrec.recall.blend import Blend
     from hybridrec.recall.popularity import Popularity
     from hybridrec.rerank.finetune import TrainingLog

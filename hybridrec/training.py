@@ -21,21 +21,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hybridrec.bars import track
-from hybridrec.candidates import Ragged
 from hybridrec.checks import FitError
 from hybridrec.data.learning import EVENTS_A_LEARNING_EVENT, LearningPlan, LearningRows
 from hybridrec.evaluation.metrics import per_user
 from hybridrec.pipeline import Pipeline
+from hybridrec.ragged import Ragged
 from hybridrec.recall.blend import Blend
 from hybridrec.recall.popularity import Popularity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hybridrec.candidates import Candidates, Queries, Recaller
+    from hybridrec.candidates import Candidates, Queries
     from hybridrec.data.dataset import Dataset
     from hybridrec.fuse.linear import LinearFusion
     from hybridrec.pipeline import Reranker
+    from hybridrec.protocols import Recaller
 
 _log = logging.getLogger("hybridrec")
 

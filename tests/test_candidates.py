@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrec.candidates import Candidates, Queries, Ragged
+from hybridrec.candidates import Candidates, Queries
 from hybridrec.checks import InputError, InputTypeError
+from hybridrec.ragged import Ragged
 
 SCORES = np.zeros((1, 2), dtype=np.float32)
 MAKERS = {

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hybridrec._core as core
-from hybridrec.candidates import Ragged
+from hybridrec.ragged import Ragged
 
 BUILDS = {name: importlib.import_module(f"hybridrec._core._{name}") for name in core.cpu_builds()}
 THREADS = (1, 2, 3, 8)

@@ -8,7 +8,7 @@ import reference
 from scipy.sparse import csc_array, csr_array
 
 from hybridrec import ExactIndex, FaissIndex, InputError, InputTypeError, Ragged, top_k
-from hybridrec.candidates import VectorIndex
+from hybridrec.protocols import VectorIndex
 from hybridrec.recall.exact_index import select_top_k
 
 ITEMS, WIDTH, QUERIES = 70, 6, 9

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import hybridrec as hr
-from hybridrec.candidates import Candidates, Queries, Ragged
+from hybridrec.candidates import Candidates, Queries
 from hybridrec.pipeline import Pipeline
+from hybridrec.ragged import Ragged
 from hybridrec.recall.blend import Blend
 
 ITEMS = 40

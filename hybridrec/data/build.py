@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridrec.candidates import Ragged
 from hybridrec.checks import InputError, InputTypeError, frozen
 from hybridrec.data import frames
 from hybridrec.data.ids import IdMap
 from hybridrec.data.items import ItemTable, read_items
+from hybridrec.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridrec.candidates import Queries, Ragged
+from hybridrec.candidates import Queries
 from hybridrec.checks import InputError, InputTypeError, codes, frozen, real_number, whole_number
 from hybridrec.data.ids import IdMap
+from hybridrec.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hybridrec.candidates import Mask
     from hybridrec.data.items import ItemTable
+    from hybridrec.ragged import Mask
 
 __all__ = ["Dataset"]
 

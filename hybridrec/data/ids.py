@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hybridrec.checks import InputError, InputTypeError, UnknownIdError, codes, frozen, one_of
 
 if TYPE_CHECKING:
-    from hybridrec.candidates import Items
+    from hybridrec.ragged import Items
 
 __all__ = ["IdMap", "id_array"]
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridrec.candidates import Queries, Ragged
+from hybridrec.candidates import Queries
+from hybridrec.ragged import Ragged
 
 if TYPE_CHECKING:
-    from hybridrec.candidates import Items, Mask
     from hybridrec.data.dataset import Dataset
+    from hybridrec.ragged import Items, Mask
 
 MOST_LEARNING_EVENTS = 8
 EVENTS_A_LEARNING_EVENT = 5

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridrec.candidates import Queries, Ragged
+from hybridrec.candidates import Queries
 from hybridrec.checks import InputTypeError, UnknownIdError
 from hybridrec.data.ids import id_array
+from hybridrec.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hybridrec.candidates import Mask
     from hybridrec.data.dataset import Dataset
+    from hybridrec.ragged import Mask
 
 MAX_HISTORY = 1000
 """The newest events of a user that a request goes by."""

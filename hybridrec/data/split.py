@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybridrec.candidates import Queries, Ragged
+from hybridrec.candidates import Queries
 from hybridrec.checks import InputError, InputTypeError, real_number, whole_number
 from hybridrec.data.dataset import Dataset
+from hybridrec.ragged import Ragged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hybridrec.candidates import Mask
     from hybridrec.data.ids import IdMap
+    from hybridrec.ragged import Mask
 
 __all__ = ["Split", "by_time", "leave_last", "random"]
 

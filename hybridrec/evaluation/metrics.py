@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hybridrec.checks import InputError, InputTypeError, frozen, whole_number
 
 if TYPE_CHECKING:
-    from hybridrec.candidates import Items, Ragged
+    from hybridrec.ragged import Items, Ragged
 
 Values = NDArray[np.float64]
 

@@ -16,8 +16,9 @@ from hybridrec.evaluation.report import Comparison, Kind, Report, StageResult
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from hybridrec.candidates import Candidates, Queries, Ragged
+    from hybridrec.candidates import Candidates, Queries
     from hybridrec.evaluation.metrics import Values
+    from hybridrec.ragged import Ragged
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,8 @@ from hybridrec.state import config_from_json, config_to_json, read_state, write_
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hybridrec.candidates import Candidates, Items, Scores
+    from hybridrec.candidates import Candidates
+    from hybridrec.ragged import Items, Scores
 
 _log = logging.getLogger("hybridrec")
 

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hybridrec.candidates import FitData, Items, Queries, Ragged, Scores, VectorIndex
+    from hybridrec.candidates import Queries
+    from hybridrec.protocols import FitData, VectorIndex
+    from hybridrec.ragged import Items, Ragged, Scores
 
 __all__ = ["ALS", "ALSConfig"]
 

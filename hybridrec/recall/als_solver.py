@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from hybridrec import _core
-from hybridrec.candidates import Ragged
 from hybridrec.checks import FitError, InputTypeError, one_of, real_number, whole_number
+from hybridrec.ragged import Ragged
 from hybridrec.recall.promises import check_half_life, check_name
 
 if TYPE_CHECKING:
-    from hybridrec.candidates import Scores
+    from hybridrec.ragged import Scores
 
 _CELLS = 1 << 22
 """Floats gathered at once to sum the loss: 16 MiB of float32."""

@@ -13,7 +13,9 @@ from hybridrec.checks import InputError, whole_number
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hybridrec.candidates import Items, Queries, Recaller, Scores
+    from hybridrec.candidates import Queries
+    from hybridrec.protocols import Recaller
+    from hybridrec.ragged import Items, Scores
 
 # Cormack, Clarke & Buettcher (SIGIR 2009) found fusion by reciprocal rank flat around 60.
 _RANK_OFFSET = 60.0

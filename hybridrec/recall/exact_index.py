@@ -22,7 +22,7 @@ from hybridrec.checks import (
 )
 
 if TYPE_CHECKING:
-    from hybridrec.candidates import Items, Mask, Ragged, Scores
+    from hybridrec.ragged import Items, Mask, Ragged, Scores
 
 __all__ = ["ExactIndex", "select_top_k", "top_k"]
 

@@ -26,7 +26,8 @@ from hybridrec.recall.exact_index import ExactIndex
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from hybridrec.candidates import Items, Mask, Ragged, Scores, VectorIndex
+    from hybridrec.protocols import VectorIndex
+    from hybridrec.ragged import Items, Mask, Ragged, Scores
 
 __all__ = ["FaissIndex", "make_index"]
 

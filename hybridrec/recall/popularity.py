@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hybridrec.candidates import Candidates, FitData, Items, Queries, Scores
+    from hybridrec.candidates import Candidates, Queries
+    from hybridrec.protocols import FitData
+    from hybridrec.ragged import Items, Scores
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from hybridrec.recall.exact_index import select_top_k
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hybridrec.candidates import Items, Queries, Scores
+    from hybridrec.candidates import Queries
+    from hybridrec.ragged import Items, Scores
 
     Rows = Callable[[Queries], Scores]
     """(B, I) float32: what every item of the catalogue scores for each query."""

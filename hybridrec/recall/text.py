@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hybridrec.candidates import FitData, Items, Queries, Scores, VectorIndex
+    from hybridrec.candidates import Queries
+    from hybridrec.protocols import FitData, VectorIndex
+    from hybridrec.ragged import Items, Scores
 
 __all__ = ["TextConfig", "TextRecall"]
 

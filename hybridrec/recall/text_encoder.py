@@ -14,7 +14,7 @@ from hybridrec.data.pretrained import find_pretrained
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from hybridrec.candidates import Scores
+    from hybridrec.ragged import Scores
 
 
 def encode_texts(

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hybridrec.candidates import Candidates, FitData, Items, Queries, Ragged, Scores
+    from hybridrec.candidates import Candidates, Queries
+    from hybridrec.protocols import FitData
+    from hybridrec.ragged import Items, Ragged, Scores
 
 _HALF_LIVES = (1.0, 2.0, 3.0, 5.0, 8.0, 15.0)
 _ORDER = (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from hybridrec.bars import track
-from hybridrec.candidates import Ragged
 from hybridrec.checks import InputError, NotFittedError, StorageError, codes, require_extra
+from hybridrec.ragged import Ragged
 from hybridrec.rerank.config import CrossEncoderConfig
 from hybridrec.rerank.network import Network
 from hybridrec.rerank.prompt import TokenTable, prefixes
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hybridrec.candidates import Candidates, Items, Queries, Scores
+    from hybridrec.candidates import Candidates, Queries
+    from hybridrec.ragged import Items, Scores
     from hybridrec.rerank.finetune import TrainingLog
 
 __all__ = ["CrossEncoder", "CrossEncoderConfig"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hybridrec.candidates import Items, Scores
+    from hybridrec.ragged import Items, Scores
     from hybridrec.rerank.config import CrossEncoderConfig
 
 log = logging.getLogger("hybridrec")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hybridrec.candidates import Items, Ragged, Scores
+    from hybridrec.ragged import Items, Ragged, Scores
     from hybridrec.rerank.config import CrossEncoderConfig
 
 log = logging.getLogger("hybridrec")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from hybridrec.candidates import Ragged
+    from hybridrec.ragged import Ragged
     from hybridrec.rerank.prompt import TokenTable
 
 CHUNK_TOKENS = 128

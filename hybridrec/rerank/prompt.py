@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridrec.candidates import Ragged
+from hybridrec.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

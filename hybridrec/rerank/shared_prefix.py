@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from hybridrec.rerank.packing import pack, pair, plan
 
 if TYPE_CHECKING:
-    from hybridrec.candidates import Items, Ragged
+    from hybridrec.ragged import Items, Ragged
     from hybridrec.rerank.packing import Pack, Pairs
     from hybridrec.rerank.prompt import TokenTable
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridrec.candidates import Ragged
 from hybridrec.checks import InputError, InputTypeError
 from hybridrec.evaluation.metrics import per_user
+from hybridrec.ragged import Ragged
 
 
 def slow(ranked: list[int], targets: list[int], k: int) -> tuple[float, float, float, float]:

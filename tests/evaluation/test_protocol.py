@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hybridrec.candidates import Candidates, Queries, Ragged
+from hybridrec.candidates import Candidates, Queries
 from hybridrec.checks import InputError, InputTypeError
 from hybridrec.data.split import Split
 from hybridrec.evaluation.protocol import StageList, evaluate
+from hybridrec.ragged import Ragged
 
 SECOND = 1 / math.log2(3)  # the gain of rank 2
 

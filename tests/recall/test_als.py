@@ -18,7 +18,7 @@ from hybridrec import (
     Queries,
     Ragged,
 )
-from hybridrec.candidates import Recaller
+from hybridrec.protocols import Recaller
 from hybridrec.recall.als_solver import ALSConfig, half_sweep, loss, transposed
 
 

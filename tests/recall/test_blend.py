@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridrec.candidates import Candidates, Queries, Ragged
+from hybridrec.candidates import Candidates, Queries
 from hybridrec.checks import InputError
+from hybridrec.ragged import Ragged
 from hybridrec.recall.blend import Blend
 
 

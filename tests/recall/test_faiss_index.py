@@ -17,7 +17,7 @@ from hybridrec import (
     Ragged,
     StorageError,
 )
-from hybridrec.candidates import VectorIndex
+from hybridrec.protocols import VectorIndex
 from hybridrec.recall.faiss_index import make_index
 
 faiss = pytest.importorskip("faiss")

@@ -1,4 +1,4 @@
-"""One suite, every recaller: the promises of ``candidates.Recaller``."""
+"""One suite, every recaller: the promises of ``protocols.Recaller``."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ from hybridrec import (
     Ragged,
     TextRecall,
 )
-from hybridrec.candidates import Recaller
+from hybridrec.protocols import Recaller
 from hybridrec.recall import als, promises, text
 from hybridrec.state import config_from_json, config_to_json
 

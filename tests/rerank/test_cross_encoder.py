@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import hybridrec as hr
-from hybridrec.candidates import Queries, Ragged, Scorer
+from hybridrec.candidates import Queries
 from hybridrec.checks import InputError, InputTypeError, NotFittedError, StorageError
+from hybridrec.protocols import Scorer
+from hybridrec.ragged import Ragged
 from hybridrec.rerank import cross_encoder, network
 from hybridrec.rerank.config import CrossEncoderConfig
 from hybridrec.state import config_from_json, config_to_json

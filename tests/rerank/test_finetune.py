@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrec.candidates import Candidates, Queries, Ragged
+from hybridrec.candidates import Candidates, Queries
 from hybridrec.checks import FitError, InputError
+from hybridrec.ragged import Ragged
 from hybridrec.rerank.cross_encoder import CrossEncoder
 from hybridrec.rerank.finetune import (
     check_targets,

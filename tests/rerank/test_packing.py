@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrec.candidates import Ragged
+from hybridrec.ragged import Ragged
 from hybridrec.rerank.packing import CHUNK_TOKENS, Piece, pack, pair, plan
 from hybridrec.rerank.prompt import TokenTable
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrec.candidates import Ragged
+from hybridrec.ragged import Ragged
 from hybridrec.rerank.prompt import TokenTable, prefixes
 
 CLS, SEP = 101, 102

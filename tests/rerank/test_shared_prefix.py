@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from hybridrec.candidates import Ragged
+from hybridrec.ragged import Ragged
 from hybridrec.rerank.prompt import TokenTable
 from hybridrec.rerank.shared_prefix import ATTENTION, list_scores
 

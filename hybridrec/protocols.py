@@ -1,0 +1,101 @@
+"""The promises that each kind of stage makes. Shapes: B queries, K candidates, I items, U users."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from hybridrec.candidates import Candidates, Queries
+    from hybridrec.ragged import Items, Mask, Ragged, Scores
+
+
+class FitData(Protocol):
+    """What a stage may read of a data set when it is fitted (``Dataset`` is one)."""
+
+    @property
+    def histories(self) -> Ragged:
+        """U rows, oldest event first."""
+
+    @property
+    def n_items(self) -> int:
+        """I, cold items included."""
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        """(I,) the text of every item, or None where the items carry no text."""
+
+    @property
+    def ordered(self) -> bool:
+        """False where the interactions had no time column."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Anything that can say how well items fit queries."""
+
+    @property
+    def name(self) -> str:
+        """The column that its scores fill in ``Candidates.signals``."""
+
+    def score(self, queries: Queries, items: Items) -> Scores:
+        """(B, K) float32 for (B, K) codes; -inf where the code is -1, finite elsewhere."""
+
+
+@runtime_checkable
+class Recaller(Scorer, Protocol):
+    """A scorer that can also search the whole catalogue, and that is fitted to interactions."""
+
+    half_life: float | None
+    """Events after which a history item counts half when asked; None weighs all alike."""
+
+    @property
+    def half_lives(self) -> tuple[float | None, ...]:
+        """The values of ``half_life`` worth trying on validation events; () where it is fixed."""
+
+    def fit(self, data: FitData) -> Self:
+        """Learn from ``data``; returns itself."""
+
+    def refit(self, data: FitData) -> Self:
+        """Learn anew from more data, keeping every choice and whatever readers rely on.
+
+        What was trained on this recaller's scores or vectors must stay valid: ALS starts from its
+        factors and aligns the new ones to them.
+        """
+
+    def recall(self, queries: Queries, k: int) -> Candidates:
+        """The best ``k`` items of the catalogue, those excluded and not allowed left out."""
+
+    def add_items(self, texts: Sequence[str] | None, n: int) -> None:
+        """Make room for ``n`` new, cold items behind the last code (``texts`` are theirs)."""
+
+    def save_files(self, folder: Path) -> None:
+        """Write the fitted state as plain files."""
+
+    @classmethod
+    def load_files(cls, folder: Path) -> Self:
+        """Read what :meth:`save_files` wrote."""
+
+
+@runtime_checkable
+class VectorIndex(Protocol):
+    """Maximum inner-product search over item vectors."""
+
+    @property
+    def n_items(self) -> int:
+        """Vectors held."""
+
+    def search(
+        self,
+        queries: Scores,
+        k: int,
+        *,
+        exclude: Ragged | None = None,
+        allow: Mask | None = None,
+    ) -> tuple[Items, Scores]:
+        """(B, k) items and scores for (B, d) queries: ranked, -1 / -inf padding last."""
+
+    def add(self, vectors: Scores) -> None:
+        """Append vectors (n, d); their codes follow the last one."""
