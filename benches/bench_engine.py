@@ -77,6 +77,7 @@ def test_als_alone_against_implicit(duel: Any) -> None:
         threads=THREADS,
     )
     engine = hr.HybridRecommender([als], depth=K).fit(split().train)
+    als = engine.recallers[0]  # what the engine fitted; its argument stays as it was
     users = asked()
     with threadpool_limits(1, user_api="blas"):
         peer = implicit_model(FACTORS, 1)

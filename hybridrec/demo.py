@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hybridrec import storage
 from hybridrec.data import split as splits
 from hybridrec.data.public import movielens_100k
 from hybridrec.engine import HybridRecommender
@@ -63,6 +64,7 @@ def run(
         seed: of every random choice.
     """
     started = time.perf_counter()
+    storage.check_root(output / "model")  # before minutes of work, not after
     data = movielens_100k(download=True)
     split = splits.leave_last(data)
     say(f"{data}; {len(split.queries)} held-out last interactions")

@@ -221,7 +221,7 @@ def with_histories(data: Dataset, folder: Path) -> Dataset:
         users=IdMap(arrays["users"]),
         histories=_ragged("", arrays),
         excluded=excluded,
-        dated=settings["dated"],
+        dated=bool(settings.get("dated", False)),
     )
 
 

@@ -46,7 +46,11 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class Recaller(Scorer, Protocol):
-    """A scorer that can also search the whole catalogue, and that is fitted to interactions."""
+    """A scorer that can also search the whole catalogue, and that is fitted to interactions.
+
+    The engine works on shallow copies and swaps them in when all is well, so ``fit``, ``refit`` and
+    ``add_items`` bind new state and never write into the old: others may be reading it.
+    """
 
     half_life: float | None
     """Events after which a history item counts half when asked; None weighs all alike."""
