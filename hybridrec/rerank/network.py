@@ -167,8 +167,8 @@ def _multiplies_bf16(torch: Any, device: Any) -> bool:
 
 
 def _load_model(torch: Any, transformers: Any, source: str, seed: int) -> Any:
-    """The weights of ``source``; what the head lacks is drawn from ``seed``."""
-    from hybridrec.rerank.shared_prefix import ATTENTION
+    """The weights of ``source``; a head that it lacks is drawn from ``seed`` and reads means."""
+    from hybridrec.rerank.shared_prefix import ATTENTION, READ
 
     config = transformers.AutoConfig.from_pretrained(source, num_labels=1, trust_remote_code=False)
     if config.model_type != "bert" or config.is_decoder:
@@ -191,6 +191,10 @@ def _load_model(torch: Any, transformers: Any, source: str, seed: int) -> Any:
     absent = sorted(name for name in report["missing_keys"] if not name.startswith(head))
     if absent:
         raise InputError(f"model {source!r} has no weights for {absent[0]!r}")
+    if "classifier.weight" in report["missing_keys"]:
+        # A new head may as well read what plain encoders are trained to put their meaning into, the
+        # mean of the tokens; their [CLS] and pooler hardly differ between candidates at first.
+        setattr(model.config, READ, "mean")
     return model.eval()
 
 

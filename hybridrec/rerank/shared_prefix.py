@@ -19,11 +19,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from hybridrec.rerank.packing import pack, pair, plan
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hybridrec.ragged import Items, Ragged
     from hybridrec.rerank.packing import Pack, Pairs
     from hybridrec.rerank.prompt import TokenTable
 
 ATTENTION = "hybridrec_shared_prefix"
+
+READ = "hybridrec_read"
+"""Entry of a checkpoint's config.json: "mean" where its head was trained on means of tokens."""
 
 
 def list_scores(
@@ -81,6 +86,8 @@ def _packed_scores(model: Any, laid: Pack) -> Tensor:
         token_type_ids=_types(model, torch.from_numpy(laid.types)[None].to(device)),
         blocks=_blocks(laid, device),
     ).last_hidden_state[0]
+    if reads_mean(model):
+        return _linear(model, _means(hidden, torch.from_numpy(laid.owners).to(device), laid.heads))
     return _head(model, hidden[torch.from_numpy(laid.heads).to(device)])
 
 
@@ -93,7 +100,42 @@ def _pair_scores(model: Any, pairs: Pairs) -> Tensor:
         attention_mask=torch.from_numpy(pairs.mask.copy())[:, None].to(device),
         token_type_ids=_types(model, torch.from_numpy(pairs.types).to(device)),
     ).last_hidden_state
+    if reads_mean(model):
+        place = np.arange(pairs.tokens.shape[1])
+        own = (place >= pairs.prefix_lengths[:, None]) & (place < pairs.lengths[:, None])
+        owners = np.where(own, np.arange(len(own))[:, None], -1).ravel()
+        return _linear(
+            model,
+            _means(hidden.flatten(0, 1), torch.from_numpy(owners).to(device), pairs.heads),
+        )
     return _head(model, hidden[rows, torch.from_numpy(pairs.heads).to(device)])
+
+
+def reads_mean(model: Any) -> bool:
+    """Whether scores are read from the mean of a candidate's tokens, not from a [CLS]."""
+    return bool(getattr(model.config, READ, None) == "mean")
+
+
+def _means(hidden: Tensor, owners: Tensor, heads: NDArray[np.int64]) -> Tensor:
+    """(n, width) float32: the mean state of each candidate's own tokens.
+
+    Args:
+        hidden: (T, width).
+        owners: (T,) the candidate of each token, -1 for none.
+        heads: (n,) one entry a candidate.
+    """
+    mine = owners >= 0
+    own = owners[mine]
+    sums = torch.zeros(len(heads), hidden.shape[1], device=hidden.device)
+    counts = torch.bincount(own, minlength=len(heads)).clamp(min=1)
+    return sums.index_add(0, own, hidden[mine].float()) / counts[:, None]
+
+
+def _linear(model: Any, states: Tensor) -> Tensor:
+    """(n,) float32 scores from (n, width) states by the classifier alone."""
+    with torch.autocast(states.device.type, enabled=False):
+        scores: Tensor = model.classifier(model.dropout(states))[:, 0]
+    return scores
 
 
 def _types(model: Any, types: Tensor) -> Tensor:
