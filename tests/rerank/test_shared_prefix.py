@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from hybridrec.ragged import Ragged
 from hybridrec.rerank.prompt import TokenTable
-from hybridrec.rerank.shared_prefix import ATTENTION, list_scores
+from hybridrec.rerank.shared_prefix import ATTENTION, READ, list_scores
 
 CLS, SEP, VOCABULARY = 1, 2, 60
 
@@ -46,6 +46,8 @@ def slow_score(model, prompt, text, *, one_way):
         attention_mask=mask,
         token_type_ids=types.clamp(max=model.config.type_vocab_size - 1),
     ).last_hidden_state
+    if getattr(model.config, READ, None) == "mean":
+        return model.classifier(hidden[0, middle:].mean(dim=0))[0]
     head = hidden[:, middle if one_way else 0]
     return model.classifier(model.bert.pooler(head[:, None]))[0, 0]
 
@@ -74,11 +76,14 @@ def slow_scores(model, prompts, items, table, *, one_way):
 @given(
     st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2**31),
     st.integers(1, 3), st.integers(0, 12), st.sampled_from([None, 1, 40, 90]),
+    st.sampled_from(["cls", "mean"]),
 )  # fmt: skip
 def test_packed_equals_an_unmodified_model_pair_by_pair(
-    layers, heads, types, seed, n_queries, depth, budget
+    layers, heads, types, seed, n_queries, depth, budget, read
 ):
     ours, plain = models(layers, heads, types, seed)
+    for model in (ours, plain):
+        setattr(model.config, READ, read)
     prompts, items, table = some_work(np.random.default_rng(seed), n_queries, depth)
     with torch.no_grad():
         wanted = slow_scores(plain, prompts, items, table, one_way=True)
