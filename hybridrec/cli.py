@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not hasattr(chosen, "run"):
         parser.print_help()
         return 0
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", handlers=[_BesideBars()], level=logging.WARNING)
     logging.getLogger("hybridrec").setLevel(logging.DEBUG if chosen.verbose else logging.INFO)
     try:
         with progress(shown=not chosen.quiet):
@@ -56,6 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"hybridrec: error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+class _BesideBars(logging.Handler):
+    """Log lines on standard error, above a progress bar rather than through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("hybridrec")
 
 _CHOICE_DEPTH = 10
-_STOPPING_LISTS = 150
+_STOPPING_LISTS = 100
 _CHOICE_EVENTS = 5000
 _BLEND_WEIGHTS = (0.25, 0.5, 1.0, 2.0)
 
