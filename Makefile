@@ -15,12 +15,13 @@ $(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "setuptools>=80" wheel pybind11
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
-	@touch $(READY)
+	@touch $(READY) && touch hybridrec/_core/.built
 
-# The C++ alone, when only it has changed.
+# The C++ alone, when only it has changed: installing has just built it. make looked at the stamp's age
+# before that, so the recipe looks again.
 hybridrec/_core/.built: $(READY) $(wildcard csrc/*.cpp csrc/*.h)
-	$(BIN)/python setup.py --quiet build_ext --inplace
-	@touch $@
+	@if [ ! -e $@ ] || [ -n "$$(find $(READY) csrc -newer $@)" ]; then \
+		echo "Building the compiled core"; $(BIN)/python setup.py --quiet build_ext --inplace && touch $@; fi
 
 setup: $(READY) hybridrec/_core/.built  ## environment and compiled core
 
