@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hybridrec.recall.exact_index import ExactIndex as ExactIndex
     from hybridrec.recall.exact_index import top_k as top_k
     from hybridrec.recall.faiss_index import FaissIndex as FaissIndex
+    from hybridrec.recall.implicit_model import ImplicitModel as ImplicitModel
     from hybridrec.recall.popularity import Popularity as Popularity
     from hybridrec.recall.text import TextRecall as TextRecall
     from hybridrec.recall.transitions import ItemTransitions as ItemTransitions
@@ -70,6 +71,7 @@ _HOME = {
     "ExactIndex": "recall.exact_index",
     "top_k": "recall.exact_index",
     "FaissIndex": "recall.faiss_index",
+    "ImplicitModel": "recall.implicit_model",
     "Popularity": "recall.popularity",
     "TextRecall": "recall.text",
     "ItemTransitions": "recall.transitions",

@@ -9,6 +9,7 @@ import pytest
 
 from hybridrec import (
     ALS,
+    ImplicitModel,
     InputError,
     ItemTransitions,
     NotFittedError,
@@ -18,7 +19,7 @@ from hybridrec import (
     TextRecall,
 )
 from hybridrec.protocols import Recaller
-from hybridrec.recall import als, promises, text
+from hybridrec.recall import als, implicit_state, promises, text
 from hybridrec.state import config_from_json, config_to_json
 
 I, B = 60, 9  # noqa: E741 - a depth of 16 is below I / 2: FAISS' graph is used where it is asked for
@@ -28,9 +29,25 @@ MAKERS = {
     "als-hnsw": lambda encoder: ALS(6, epochs=4, index="HNSW32"),
     "transitions": lambda encoder: ItemTransitions(),
     "popularity": lambda encoder: Popularity(),
+    "implicit-als": lambda encoder: of_implicit(
+        "cpu.als", "AlternatingLeastSquares", factors=6, iterations=4, random_state=0
+    ),
+    "implicit-bpr": lambda encoder: of_implicit(
+        "cpu.bpr", "BayesianPersonalizedRanking", factors=6, iterations=4, random_state=0
+    ),
+    "implicit-cosine": lambda encoder: of_implicit("nearest_neighbours", "CosineRecommender", K=5),
     "text": lambda encoder: TextRecall(encoder),
     "text-hnsw": lambda encoder: TextRecall(encoder, index="HNSW32"),
 }
+
+
+def of_implicit(module, kind, **settings):
+    """On one thread: with more, two fits of BPR differ."""
+    kind = getattr(pytest.importorskip(f"implicit.{module}"), kind)
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):  # implicit warns of more
+        return ImplicitModel(kind(num_threads=1, **settings))
 
 
 @dataclass
@@ -50,11 +67,15 @@ def make_data(users=80, n_items=I, seed=0):
 
 
 def make_queries(n_items=I, seed=1, rows=B, **fields):
-    """Histories with repeats, one of them empty; what was seen is excluded."""
+    """Histories with repeats, one of them empty; what was seen is excluded.
+
+    The users are three that every data set here has: not every recaller answers to others.
+    """
     rng = np.random.default_rng(seed)
     seen = [rng.integers(0, n_items, n) for n in (0, *rng.integers(1, 8, rows - 1))]
     histories = Ragged.from_rows(seen[:rows])
-    return Queries(histories, n_items, **{"exclude": histories, **fields})
+    users = np.arange(len(histories)) % 3
+    return Queries(histories, n_items, **{"users": users, "exclude": histories, **fields})
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -155,7 +176,7 @@ def test_no_query_at_all(model):
 
 
 def test_an_empty_history_is_answered(model):
-    found = check(model, Queries(Ragged.empty(2), I), 10)
+    found = check(model, Queries(Ragged.empty(2), I, users=np.zeros(2, np.int32)), 10)
     np.testing.assert_array_equal(found.items[0], found.items[1])
     assert found.valid.all()
 
@@ -196,7 +217,7 @@ def test_a_query_is_answered_alone_as_in_a_batch(model):
 def test_the_size_of_a_batch_is_not_seen(model, monkeypatch):
     queries = make_queries(rows=40)
     wanted, scores = model.recall(queries, 10), every_score(model, queries)
-    for module in (als, promises, text):
+    for module in (als, implicit_state, promises, text):
         monkeypatch.setattr(module, "_BATCH", 3, raising=False)
         monkeypatch.setattr(module, "_CELLS", 3 * I, raising=False)
     assert_same(model.recall(queries, 10), wanted)
@@ -289,7 +310,7 @@ def test_items_added_leave_the_other_scores_as_they_were(new):
 
 def test_a_catalogue_of_one_item(new):
     model = new().fit(Data(Ragged.from_rows([[0], [0, 0], []]), 1, ["heat"]))
-    found = check(model, Queries(Ragged.from_rows([[0], []]), 1), 3)
+    found = check(model, Queries(Ragged.from_rows([[0], []]), 1, users=np.arange(2)), 3)
     np.testing.assert_array_equal(found.items, [[0, -1, -1]] * 2)
     check(model, make_queries(1), 3)
 
