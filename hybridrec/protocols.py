@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from hybridrec.candidates import Candidates, Queries
     from hybridrec.ragged import Items, Mask, Ragged, Scores
@@ -103,3 +105,9 @@ class VectorIndex(Protocol):
 
     def add(self, vectors: Scores) -> None:
         """Append vectors (n, d); their codes follow the last one."""
+
+    def retire(self, codes: NDArray[Any]) -> None:
+        """Never answer these codes again; codes are not reused. Repeats do no harm.
+
+        Binds new state, as ``add`` does: a shallow copy retires alone.
+        """

@@ -34,7 +34,7 @@ ORDER = [
     "cli",
 ]
 DOORS = {
-    "faiss": {"recall/faiss_index.py", "doctor.py"},
+    "faiss": {"recall/faiss_kinds.py", "doctor.py"},
     "lightgbm": {"fuse/trees.py"},
     "implicit": {"recall/implicit_model.py"},
     "torch": {

@@ -1,5 +1,6 @@
 """One suite of promises that every vector index keeps, and what ExactIndex adds to them."""
 
+import copy
 import importlib.util
 
 import numpy as np
@@ -19,6 +20,7 @@ EVERY = {
     "exact": ExactIndex,
     "faiss flat": lambda vectors: FaissIndex(vectors, "Flat"),
     "faiss hnsw": lambda vectors: FaissIndex(vectors, "HNSW32"),
+    "faiss auto": FaissIndex,
 }
 
 
@@ -125,6 +127,32 @@ def test_added_items_are_found_behind_the_last_code(make, vectors, queries):
     assert ids.tolist() == [[ITEMS, ITEMS + 1, ITEMS + 2]]
     ids, _ = index.search(queries, ITEMS + 3)
     assert (np.sort(ids, axis=1) == np.arange(ITEMS + 3)).all()
+
+
+def test_retired_items_are_never_answered_again(make, vectors, queries):
+    index = make(vectors)
+    before = copy.copy(index)
+    index.retire(np.array([3, 5, 5, 69]))
+    index.retire(np.array([3]))
+    assert index.n_items == ITEMS
+    ids, _ = index.search(queries, ITEMS, exclude=exclusions())
+    assert not np.isin(ids, [3, 5, 69]).any()
+    ids, _ = index.search(queries, ITEMS)
+    assert (np.sort(ids)[:, 3:] == np.delete(np.arange(ITEMS), [3, 5, 69])).all()
+    only = np.zeros(ITEMS, bool)
+    only[[3, 4]] = True
+    assert set(index.search(queries, 2, allow=only)[0].ravel()) == {4, -1}
+    assert (np.sort(before.search(queries, ITEMS)[0]) == np.arange(ITEMS)).all()
+    index.add(10 * np.ones((1, WIDTH), np.float32))
+    ids, _ = index.search(np.ones((1, WIDTH), np.float32), ITEMS)
+    assert ids[0, 0] == ITEMS
+    assert not np.isin(ids, [3, 5, 69]).any()
+
+
+@pytest.mark.parametrize("wrong", [[ITEMS], [-1]])
+def test_retiring_a_code_never_given_is_refused(make, vectors, wrong):
+    with pytest.raises(InputError, match="wanted a code from 0 to 69"):
+        make(vectors).retire(np.array(wrong))
 
 
 def test_a_catalogue_of_one(make):

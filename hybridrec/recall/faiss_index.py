@@ -1,88 +1,136 @@
-"""Approximate search through FAISS: a graph or lists in place of a look at every item."""
+"""Approximate search through FAISS: lists, codes or a graph in place of a look at every item."""
 
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridrec.candidates import Candidates
 from hybridrec.checks import (
     FitError,
     InputError,
-    InputTypeError,
-    StorageError,
-    codes,
     float_matrix,
-    require_extra,
+    one_of,
+    real_number,
     thread_count,
-    whole_number,
 )
 from hybridrec.recall.exact_index import ExactIndex
+from hybridrec.recall.faiss_choice import (
+    EXACT_ITEMS,
+    JUDGED_AT,
+    Settings,
+    auto_kind,
+    effort,
+    sampled,
+    tuned,
+)
+from hybridrec.recall.faiss_kinds import Proposer, has_gpu
+from hybridrec.recall.faiss_search import Held
+from hybridrec.recall.faiss_storage import restored, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from hybridrec.protocols import VectorIndex
     from hybridrec.ragged import Items, Mask, Ragged, Scores
 
 __all__ = ["FaissIndex", "make_index"]
 
-_GATHERED = 1 << 22
-"""Floats of item vectors copied at once while answers are scored again: 16 MiB."""
+_log = logging.getLogger("hybridrec")
+
+_TARGET = 0.95
+_TOMBSTONES = 0.25
+"""The share of retired places from which the index is built anew: until then a search looks at up
+to a third more than it needs, and a build is paid for by that many retirements."""
 
 
 class FaissIndex:
     """Maximum inner-product search by a FAISS index of any kind, its answers scored exactly.
 
     FAISS proposes items; every proposal is scored again with the vectors held here, so a score is
-    the true inner product whatever the index compresses. A filter is met by fetching more
-    than k: where most of the catalogue would have to be fetched, or FAISS comes back with too few
-    items, the row is searched exactly. So ``k`` items come back whenever ``k`` are allowed.
+    the true inner product whatever the index compresses. ``allow`` and retired items are left
+    out inside the search, which is widened for it; ``exclude`` is met by fetching more than k.
+    (Lists keep their recall under a filter; a graph loses some.) Where few items are allowed, most
+    of the catalogue would have to be fetched, or FAISS comes back with too few, the row is
+    searched exactly. So ``k`` items come back whenever ``k`` are allowed.
 
-    A row's answer does not depend on the rows beside it. The graph is built on one thread: links
-    made by several at once depend on who comes first.
+    A row's answer does not depend on the rows beside it, and the same vectors make the same index
+    for any number of threads (so a graph is built on one).
 
     Args:
         items: (I, d) vectors, finite.
-        spec: a string for ``faiss.index_factory``: "HNSW32", "IVF256,Flat", "SQ8", …
-        threads: for the search; None uses every CPU this process may use.
+        spec: "auto" (exact search while that is the fastest, then lists of floats, then of codes,
+            see :func:`hybridrec.recall.faiss_choice.auto_kind`; on a GPU a look at every item), or
+            a string for ``faiss.index_factory``: "HNSW32", "IVF256,Flat", "IVF1024,PQ64x4fs", ...
+        target_recall: in (0, 1]; the breadth of the search is chosen to find this share of the
+            exact top 100. What was reached is :attr:`measured_recall`, and a warning is logged
+            where the target cannot be.
+        queries: (n, d) user vectors to measure it on, of which 256 are drawn. Without them some of
+            the items stand in, which users are not: they lie between the items they like, and
+            longer items are nearer to all of them, so the figure may be off. Never saved.
+        threads: None uses every CPU this process may use.
+        device: "cpu"; "cuda" searches on a GPU, for kinds that FAISS has there; "auto" does so
+            where there is one and the kind can. Filters and exact search stay on the CPU.
 
     Raises:
-        MissingExtraError: FAISS is not installed.
-        InputError: FAISS does not know the spec.
+        MissingExtraError: FAISS is not installed, and the spec needs it.
+        InputError: FAISS does not know the spec, or cannot do what ``device`` asks for.
         FitError: the index has to be trained and cannot be with these vectors.
     """
 
     def __init__(
-        self, items: NDArray[Any], spec: str = "HNSW32", *, threads: int | None = None
+        self,
+        items: NDArray[Any],
+        spec: str = "auto",
+        *,
+        target_recall: float = _TARGET,
+        queries: NDArray[Any] | None = None,
+        threads: int | None = None,
+        device: str = "auto",
     ) -> None:
         vectors = float_matrix("items", items)
-        index = _new_index(vectors.shape[1], spec)
-        with _openmp_threads(1):
-            _train(index, spec, vectors)
-            index.add(vectors)
-        self._hold(index, vectors, spec, threads)
+        self._configure(spec, target_recall, threads, device)
+        self._queries: Scores | None = None
+        if queries is not None:
+            self._queries = sampled(float_matrix("queries", queries, columns=vectors.shape[1]))
+            if not len(self._queries):
+                raise InputError(
+                    "queries has no row other than zero: give some user vectors, or None"
+                )
+        live = np.ones(len(vectors), np.bool_)
+        self._held = self._built(vectors, live, ExactIndex(vectors, threads=self._threads))
 
-    def _hold(self, index: Any, vectors: Scores, spec: str, threads: int | None) -> None:
+    def _configure(self, spec: str, target_recall: float, threads: int | None, device: str) -> None:
         self.spec = spec
+        self.target_recall = real_number("target_recall", target_recall, above=0.0)
+        if self.target_recall > 1:
+            raise InputError(f"target_recall is {target_recall}; wanted a share above 0, at most 1")
         self._threads = thread_count(threads)
-        self._index = index
-        self._vectors = vectors
-        self._exact = ExactIndex(vectors, threads=threads)
+        self._device = one_of("device", device, ("auto", "cpu", "cuda"))
 
     @property
     def n_items(self) -> int:
-        """Vectors held."""
-        return len(self._vectors)
+        """Codes given out, those of retired items included."""
+        return len(self._held.vectors)
 
     @property
     def vectors(self) -> Scores:
-        """(I, d) the vectors held."""
-        return self._vectors
+        """(I, d) the vector of every code, those of retired items included."""
+        return self._held.vectors
+
+    @property
+    def kind(self) -> str:
+        """What ``spec`` came to: "exact", or a FAISS factory string."""
+        return "exact" if self._held.proposer is None else self._held.proposer.kind
+
+    @property
+    def measured_recall(self) -> float:
+        """The share of the exact top 100 found when the index was built; 1 where it is exact."""
+        return self._held.settings.recall
 
     def search(
         self,
@@ -97,32 +145,15 @@ class FaissIndex:
         Arguments and result are those of :func:`hybridrec.top_k`, but an item may be missed; see
         :meth:`recall_at`. Only reads.
         """
-        queries = float_matrix("queries", queries, columns=self._vectors.shape[1])
-        k = whole_number("k", k, least=1)
-        _check_filters(len(queries), self.n_items, exclude, allow)
-        items = np.full((len(queries), k), -1, dtype=np.int32)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        depth = self._depth(len(queries), k, exclude, allow)
-        short = depth == 0
-        for fetch in np.unique(depth[~short]):
-            for rows in _blocks(np.flatnonzero(depth == fetch), int(fetch) * queries.shape[1]):
-                part = None if exclude is None else exclude.select(rows)
-                items[rows], scores[rows] = self._propose(queries[rows], k, int(fetch), part, allow)
-        short |= items[:, -1] < 0
-        rows = np.flatnonzero(short)
-        if rows.size:
-            part = None if exclude is None else exclude.select(rows)
-            items[rows], scores[rows] = self._exact.search(
-                queries[rows], k, exclude=part, allow=allow
-            )
-        return items, scores
+        return self._held.search(queries, k, exclude, allow)
 
     def recall_at(self, k: int, queries: NDArray[Any]) -> float:
         """The share of the exact top ``k`` that :meth:`search` finds for ``queries`` (B, d).
 
         1 where there is nothing to find.
         """
-        wanted, _ = self._exact.search(queries, k)
+        held = self._held
+        wanted, _ = held.exact.search(queries, k, allow=held.allowed(None))
         found, _ = self.search(queries, k)
         real = int((wanted >= 0).sum())
         hits = sum(np.isin(w[w >= 0], f).sum() for w, f in zip(wanted, found, strict=True))
@@ -131,158 +162,137 @@ class FaissIndex:
     def add(self, vectors: NDArray[Any]) -> None:
         """Append vectors (n, d); their codes follow the last one.
 
-        What is held is replaced, not changed: a shallow copy of this index grows alone.
+        Nothing is built anew unless "auto" would choose another kind by now, or a vector is longer
+        than any that the lists were laid out for. What is held is replaced, not changed: a shallow
+        copy of this index grows alone. O(I·d), for the copy.
         """
-        more = float_matrix("vectors", vectors, columns=self._vectors.shape[1])
-        index = require_extra("faiss", "faiss").clone_index(self._index)
-        with _openmp_threads(1):
-            index.add(more)
-        exact = copy.copy(self._exact)
+        held = self._held
+        more = float_matrix("vectors", vectors, columns=held.vectors.shape[1])
+        every = np.concatenate([held.vectors, more])
+        live = np.concatenate([held.live, np.ones(len(more), np.bool_)])
+        exact = copy.copy(held.exact)
         exact.add(more)
-        self._index, self._exact = index, exact
-        self._vectors = np.concatenate([self._vectors, more])
+        proposer = held.proposer
+        outgrown = self._kind(every, live, exact) != self.kind
+        if outgrown or (proposer is not None and not proposer.fits(more)):
+            self._held = self._built(every, live, exact)
+            return
+        if proposer is not None:
+            proposer = proposer.grown(more, threads=self._threads, device=self._device)
+        new = np.arange(len(held.vectors), len(every), dtype=np.int32)
+        places = np.concatenate([held.places, new])
+        self._held = replace(
+            held, vectors=every, live=live, exact=exact, proposer=proposer, places=places
+        )
+
+    def retire(self, codes: NDArray[Any]) -> None:
+        """Never answer ``codes`` (any shape, repeats allowed) again; codes are not reused.
+
+        They stay in the index as tombstones that a search passes over. Where they are more than a
+        quarter of it, it is built anew from the live vectors and tuned again. What is held is
+        replaced, not changed, as by :meth:`add`.
+
+        Raises:
+            InputError, InputTypeError: a code that was never given out, or no code.
+        """
+        self._held = held = self._held.without(codes)
+        if held.proposer is not None and held.tombstones > _TOMBSTONES:
+            try:
+                self._held = self._built(held.vectors, held.live, held.exact)
+            except FitError as error:
+                _log.info("the tombstones stay in %s: %s", self.kind, error)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """The index as plain arrays: ``vectors`` (I, d) float32 and ``faiss`` (bytes,) uint8."""
-        faiss = require_extra("faiss", "faiss")
-        return {"vectors": self._vectors, "faiss": faiss.serialize_index(self._index)}
+        """The index as plain arrays, ``vectors`` (I, d) float32 and what is FAISS', by these names.
+
+        - ``faiss``: (bytes,) uint8; none where the kind is "exact".
+        - ``faiss_kind``: a string.
+        - ``faiss_places``: (n,) int32, the code at each place of the FAISS index.
+        - ``faiss_live``: (I,) bool, false where a code is retired.
+        - ``faiss_tuned``: (5,) float64: target, measured recall, breadth, slack, radius.
+        - ``faiss_digest``: (16,) uint8, what ``vectors`` are recognised by.
+        """
+        return stored(self._held, self.target_recall)
 
     @classmethod
     def from_arrays(
-        cls, arrays: Mapping[str, NDArray[Any]], spec: str, *, threads: int | None = None
+        cls,
+        arrays: Mapping[str, NDArray[Any]],
+        spec: str,
+        *,
+        threads: int | None = None,
+        device: str = "auto",
     ) -> Self:
         """The index that :meth:`to_arrays` wrote; nothing is built anew.
 
         Raises:
             StorageError: the bytes are no FAISS index, or one of other vectors.
         """
-        faiss = require_extra("faiss", "faiss")
-        vectors = float_matrix("vectors", arrays["vectors"])
-        try:
-            index = faiss.deserialize_index(np.ascontiguousarray(arrays["faiss"]))
-        except RuntimeError as error:
-            raise StorageError(f"the saved FAISS index cannot be read: {error}") from error
-        if (index.ntotal, index.d) != vectors.shape:
-            raise StorageError(
-                f"the saved FAISS index holds {index.ntotal} vectors of width {index.d}; the "
-                f"array beside it has shape {vectors.shape}"
-            )
         model = cls.__new__(cls)
-        model._hold(index, vectors, spec, threads)
+        held, target = restored(arrays, spec, threads=thread_count(threads), device=device)
+        model._configure(spec, _TARGET if target is None else target, threads, device)
+        model._queries = None
+        model._held = model._tuned(held) if target is None else held
         return model
 
-    def _depth(
-        self, rows: int, k: int, exclude: Ragged | None, allow: Mask | None
-    ) -> NDArray[np.int64]:
-        """(rows,) how many items to fetch so that k must remain; 0 where exact search is wiser.
+    def _kind(self, vectors: Scores, live: Mask, exact: ExactIndex) -> str:
+        """The kind that ``spec`` means for the live vectors."""
+        if self.spec != "auto":
+            return self.spec
+        if self._device == "cuda" or (self._device == "auto" and has_gpu()):
+            return "Flat"
+        if np.count_nonzero(live) <= EXACT_ITEMS:  # saves a search: it looks at no more than all
+            return "exact"
+        held = vectors[live]
+        judges = self._judges(held)
+        _, scores = exact.search(judges, JUDGED_AT, allow=live)
+        return auto_kind(len(held), effort(held, judges, scores[:, -1]), held.shape[1])
 
-        Powers of two, so that rows share calls and a row's depth is its own affair.
-        """
-        need = np.full(rows, k, dtype=np.int64)
-        if exclude is not None:
-            need += exclude.lengths
-        if allow is not None:
-            need += self.n_items - int(np.count_nonzero(allow))
-        depth = np.exp2(np.ceil(np.log2(np.maximum(need, 16)))).astype(np.int64)
-        return np.where(2 * depth > self.n_items, 0, depth)
+    def _judges(self, vectors: Scores) -> Scores:
+        """The queries given, or some of the vectors in their place."""
+        return sampled(vectors) if self._queries is None else self._queries
 
-    def _propose(
-        self, queries: Scores, k: int, fetch: int, exclude: Ragged | None, allow: Mask | None
-    ) -> tuple[Items, Scores]:
-        """(b, k) the best allowed of the ``fetch`` items that FAISS finds for each query."""
-        with _openmp_threads(self._threads):
-            _, found = self._index.search(
-                queries, fetch, params=_search_settings(self._index, fetch)
+    def _built(self, vectors: Scores, live: Mask, exact: ExactIndex) -> Held:
+        """The live vectors in a new index of the right kind, tuned."""
+        kind = self._kind(vectors, live, exact)
+        proposer = None
+        if kind != "exact":
+            proposer = Proposer.build(
+                vectors[live], kind, threads=self._threads, device=self._device
             )
-        items = found.astype(np.int32)
-        dropped = items < 0
-        if allow is not None:
-            dropped |= ~allow[items]
-        if exclude is not None:
-            seen = exclude.row_of() * self.n_items + exclude.items
-            dropped |= np.isin(np.arange(len(items))[:, None] * self.n_items + items, seen)
-        # einsum, not BLAS: each sum is taken alone, whatever block it stands in.
-        scores = np.einsum("bkd,bd->bk", self._vectors[items], queries)
-        ranked = Candidates.ranked(np.where(dropped, -1, items), scores).head(k)
-        return ranked.items, ranked.scores
+        places = np.flatnonzero(live).astype(np.int32)
+        held = Held(vectors, live, exact, proposer, places, Settings(), self._threads)
+        return self._tuned(held)
+
+    def _tuned(self, held: Held) -> Held:
+        """``held`` with settings chosen; there are no tombstones in it."""
+        if held.proposer is None:
+            return held
+        judges = self._judges(held.vectors[held.places])
+        wanted, _ = held.exact.search(judges, JUDGED_AT, allow=held.allowed(None))
+        spots = np.where(wanted >= 0, np.searchsorted(held.places, wanted), -1)
+        settings = tuned(held.proposer, judges, spots, self.target_recall, threads=self._threads)
+        self._report(held.proposer.kind, settings, len(judges))
+        return replace(held, settings=settings)
+
+    def _report(self, kind: str, settings: Settings, judges: int) -> None:
+        whom = "items" if self._queries is None else "of the queries given"
+        _log.info(
+            "FAISS %s: recall@100 %.3f on %d %s, breadth %d, %d proposed for each item wanted",
+            kind, settings.recall, judges, whom, settings.breadth, settings.slack,
+        )  # fmt: skip
+        if settings.recall < self.target_recall:
+            _log.warning(
+                "FAISS %s finds %.3f of the exact top 100, target_recall is %g: take another kind "
+                "(longer codes, more links), spec='auto' or 'exact', or a lower target",
+                kind, settings.recall, self.target_recall,
+            )  # fmt: skip
 
 
 def make_index(
     vectors: NDArray[Any], spec: str = "exact", *, threads: int | None = None
 ) -> VectorIndex:
-    """The index that ``spec`` names: "exact", or a FAISS factory string."""
+    """The index that ``spec`` names: "exact", "auto", or a FAISS factory string."""
     if spec == "exact":
         return ExactIndex(vectors, threads=threads)
     return FaissIndex(vectors, spec, threads=threads)
-
-
-def _new_index(width: int, spec: str) -> Any:
-    """An empty FAISS index for inner products."""
-    faiss = require_extra("faiss", "faiss")
-    if not isinstance(spec, str):
-        raise InputTypeError(f"spec is {spec!r}; wanted a FAISS factory string such as 'HNSW32'")
-    try:
-        return faiss.index_factory(width, spec, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        reason = str(error).rsplit(": ", 1)[-1]
-        raise InputError(
-            f"spec is {spec!r}, which FAISS refuses for vectors of width {width} ({reason}); "
-            "wanted a factory string such as 'HNSW32' or 'IVF256,Flat'"
-        ) from error
-
-
-def _train(index: Any, spec: str, vectors: Scores) -> None:
-    """Train what has to be trained, and let lists be probed often enough to be found."""
-    faiss = require_extra("faiss", "faiss")
-    if not index.is_trained:
-        try:
-            index.train(vectors)
-        except RuntimeError as error:
-            raise FitError(
-                f"FAISS cannot train {spec!r} on {len(vectors)} vectors "
-                f"({str(error).rsplit(': ', 1)[-1].strip()}): use 'HNSW32', which needs no "
-                "training, or fewer lists"
-            ) from error
-    lists = faiss.try_extract_index_ivf(index)
-    if lists is not None:
-        # FAISS probes a single list unless told otherwise, which misses most of the answer.
-        lists.nprobe = min(lists.nlist, max(8, lists.nlist // 8))
-
-
-def _search_settings(index: Any, fetch: int) -> Any:
-    """How wide to search a graph: FAISS' own 16 is too narrow for lists of a hundred."""
-    faiss = require_extra("faiss", "faiss")
-    if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(efSearch=max(64, 2 * fetch))
-    return None
-
-
-def _check_filters(rows: int, n_items: int, exclude: Ragged | None, allow: Mask | None) -> None:
-    if exclude is not None:
-        if len(exclude) != rows:
-            raise InputError(f"exclude has {len(exclude)} rows; wanted {rows}, one a query")
-        codes("exclude.items", exclude.items, n_items)
-    if allow is not None and (allow.dtype != np.bool_ or allow.shape != (n_items,)):
-        raise InputTypeError(
-            f"allow has dtype {allow.dtype} and shape {allow.shape}; wanted a bool mask of shape "
-            f"({n_items},)"
-        )
-
-
-def _blocks(rows: NDArray[np.int64], floats: int) -> Iterator[NDArray[np.int64]]:
-    """``rows`` in parts that gather at most ``_GATHERED`` floats, ``floats`` for a row."""
-    size = max(1, _GATHERED // max(1, floats))
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
-
-
-@contextmanager
-def _openmp_threads(threads: int) -> Iterator[None]:
-    """FAISS on ``threads`` threads; the setting is shared with the caller, so it is put back."""
-    faiss = require_extra("faiss", "faiss")
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
