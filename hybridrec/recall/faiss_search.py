@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridrec.candidates import Candidates
 from hybridrec.checks import InputError, InputTypeError, codes, float_matrix, whole_number
 from hybridrec.ragged import Ragged
-from hybridrec.recall.exact_index import ExactIndex
+from hybridrec.recall.exact_index import ExactIndex, select_top_k
 from hybridrec.recall.faiss_choice import Settings, rounded, widened
 from hybridrec.recall.faiss_kinds import selector
 
@@ -161,7 +160,8 @@ class _Asked:
         depth = fetch / settings.slack / self.share
         breadth = widened(self.proposer, settings.breadth, depth)
         found = self.proposer.propose(queries, fetch, breadth, self.selector, threads=held.threads)
-        items = np.where(found >= 0, held.places[found], -1)
+        # In order of their codes, so that the first of equal scores is the item to take.
+        items = np.sort(np.where(found >= 0, held.places[found], -1), axis=1)
         dropped = items < 0
         if self.allowed is not None:
             dropped |= ~self.allowed[items]
@@ -170,9 +170,11 @@ class _Asked:
             seen = exclude.row_of() * n_items + exclude.items
             dropped |= np.isin(np.arange(len(items))[:, None] * n_items + items, seen)
         # einsum, not BLAS: each sum is taken alone, whatever block it stands in.
-        scores = np.einsum("bkd,bd->bk", held.vectors[items], queries)
-        ranked = Candidates.ranked(np.where(dropped, -1, items), scores).head(self.k)
-        return ranked.items, ranked.scores
+        products = np.einsum("bkd,bd->bk", held.vectors[items], queries)
+        scores = np.nan_to_num(products, nan=np.finfo(np.float32).max)
+        scores[dropped] = -np.inf
+        spots, scores = select_top_k(scores, self.k, threads=held.threads)
+        return np.where(spots >= 0, np.take_along_axis(items, spots, axis=1), -1), scores
 
 
 def _blocks(rows: NDArray[np.int64], floats: int) -> Iterator[NDArray[np.int64]]:

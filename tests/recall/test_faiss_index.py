@@ -401,6 +401,16 @@ def test_ties_are_broken_by_code():
     assert (np.diff(items[0]) > 0).all()
 
 
+def test_products_beyond_float32_are_the_largest_of_their_sign():
+    items = np.zeros((200, 2), np.float32)
+    items[7], items[8] = [3e38, 0], [-3e38, 0]
+    index = FaissIndex(items, "Flat")
+    found, scores = index.search(np.array([[1e5, 0]], np.float32), 5)
+    assert found[0, 0] == 7
+    assert scores[0, 0] == np.finfo(np.float32).max
+    assert np.isfinite(scores).all()
+
+
 def test_the_callers_openmp_setting_is_put_back():
     before = faiss.omp_get_max_threads()
     try:
