@@ -22,7 +22,8 @@ if platform.machine() in ("x86_64", "AMD64") and sys.platform == "linux":
     BUILDS["avx2"] = ["-mavx2", "-mfma"]
     BUILDS["avx512"] = [
         *BUILDS["avx2"],
-        *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"),
+        *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
+        "-mprefer-vector-width=512",
     ]
 
 if os.environ.get("HYBRIDREC_SANITIZE") == "1":
@@ -40,7 +41,7 @@ COMPILE += ["-ffp-contract=fast", "-fno-math-errno", "-Wall", "-Wextra", "-pthre
 def extension(name: str, flags: list[str]) -> Pybind11Extension:
     return Pybind11Extension(
         f"hybridrec._core._{name}",
-        ["csrc/als.cpp", "csrc/topk.cpp", "csrc/bindings.cpp"],
+        sorted(str(path) for path in Path("csrc").glob("*.cpp")),
         depends=sorted(str(path) for path in Path("csrc").glob("*.h")),
         cxx_std=20,
         define_macros=[

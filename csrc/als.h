@@ -16,26 +16,29 @@ class NotPositiveDefinite : public std::runtime_error {
                              " is not positive definite in float32") {}
 };
 
-// The normal equations of row u:  (gram + sum c y y' + ridge[u] I) x = sum c target y,
+// The normal equations of row u:  (diag(shared + ridge[u]) + sum c y y') x = sum c target y,
 // over the row's events, c = alpha * weight, y the other side's factor of the event.
+//
+// What every row shares is the Gramian of the other side. It is diagonal here because both sides
+// are turned to its principal axes first: inner products do not change, and a row pays nothing for
+// it.
 struct Problem {
     Ragged rows;
-    Matrix<const float> other;  // (J, F)
-    const float* gram;          // (F, F), symmetric: what every row shares
+    Matrix<const float> other;  // (J, F) in principal axes
+    const float* shared;        // (F,) >= 0
     const float* ridge;         // (rows,)
     float alpha;
     float target;
 };
 
-// m' m in float32, (F, F). O(n F^2) time, O(F^2) memory a block, at most 64 blocks.
-void gram(Matrix<const float> m, float* out, int threads);
-
 // Solves every row exactly into out (rows, F); a row with no events gets zeros.
-// O(nnz F^2 + rows F^3) time, O(F^2) memory a thread. Throws NotPositiveDefinite.
-void solve_cholesky(const Problem& problem, Matrix<float> out, int threads);
+// O(min(n, F) n F + min(n, F)^3) time for a row of n events, O(F^2) memory a thread.
+// Throws NotPositiveDefinite.
+void solve_exact(const Problem& problem, Matrix<float> out, int threads);
 
-// `steps` conjugate-gradient steps from what out (rows, F) holds; a row with no events gets zeros.
-// O((nnz F + rows F^2) steps) time, O(F) memory a thread.
-void solve_cg(const Problem& problem, Matrix<float> out, int steps, int threads);
+// `steps` conjugate-gradient steps from what x (rows, F) holds, preconditioned by the diagonal that
+// is there without events; a row with no events gets zeros.
+// O((nnz F + rows F) steps) time, O(F) memory a thread.
+void solve_cg(const Problem& problem, Matrix<float> x, int steps, int threads);
 
 }  // namespace hybridrec

@@ -6,10 +6,14 @@
 
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "als.h"
+#include "catalogue.h"
+#include "dense.h"
+#include "ragged.h"
 #include "topk.h"
 #include "views.h"
 
@@ -50,6 +54,14 @@ Matrix<const float> matrix(const char* name, const Array<float>& array, int64_t 
     return {data, array.shape(0), array.shape(1)};
 }
 
+// A matrix that the kernel writes.
+Matrix<float> changed(const char* name, Array<float>& array, int64_t rows = kAny,
+                      int64_t columns = kAny) {
+    borrow(name, array, {rows, columns});
+    if (!array.writeable()) refuse(std::string(name) + " is read-only; wanted what can be changed");
+    return {array.mutable_data(), array.shape(0), array.shape(1)};
+}
+
 Ragged ragged(const char* name, const Array<int64_t>& indptr, const Array<int32_t>& items,
               int64_t n_items) {
     const int64_t* starts = borrow("indptr", indptr, {kAny});
@@ -65,7 +77,7 @@ int checked_threads(int64_t threads) {
 }
 
 int64_t checked_items(int64_t n_items) {
-    if (n_items < 0 || n_items > std::numeric_limits<int32_t>::max() - kPanel)
+    if (n_items < 0 || n_items > std::numeric_limits<int32_t>::max() - kGroup)
         refuse("n_items is " + std::to_string(n_items) + "; wanted what int32 codes can name");
     return n_items;
 }
@@ -82,51 +94,67 @@ Array<float> py_gram(const Array<float>& factors, int64_t threads) {
     return out;
 }
 
+void py_rotate(Array<float>& factors, const Array<float>& axes, int64_t threads) {
+    const Matrix<float> m = changed("factors", factors);
+    const float* by = borrow("axes", axes, {m.columns, m.columns});
+    const int workers = checked_threads(threads);
+    const py::gil_scoped_release release;
+    rotate(m, by, workers);
+}
+
+py::tuple py_transpose(const Array<int64_t>& indptr, const Array<int32_t>& items,
+                       const Maybe<float>& weights, int64_t n_items) {
+    checked_items(n_items);
+    Ragged rows = ragged("history", indptr, items, n_items);
+    if (rows.rows > std::numeric_limits<int32_t>::max())
+        refuse("history has " + std::to_string(rows.rows) + " rows; wanted what int32 can name");
+    if (weights) rows.weights = borrow("weights", *weights, {items.size()});
+    Array<int64_t> starts(n_items + 1);
+    Array<int32_t> codes(items.size());
+    Maybe<float> held;
+    if (weights) held = Array<float>(items.size());
+    int64_t* to_starts = starts.mutable_data();
+    int32_t* to_codes = codes.mutable_data();
+    float* to_weights = held ? held->mutable_data() : nullptr;
+    {
+        const py::gil_scoped_release release;
+        transpose(rows, n_items, to_starts, to_codes, to_weights);
+    }
+    return py::make_tuple(starts, codes, held);
+}
+
 Problem problem(const Array<int64_t>& indptr, const Array<int32_t>& items,
-                const Maybe<float>& weights, const Array<float>& other, const Array<float>& gram,
+                const Maybe<float>& weights, const Array<float>& other, const Array<float>& shared,
                 const Array<float>& ridge, float alpha, float target) {
     const Matrix<const float> y = matrix("other", other);
     Ragged rows = ragged("history", indptr, items, y.rows);
     if (weights) rows.weights = borrow("weights", *weights, {items.size()});
-    return {rows,
-            y,
-            borrow("gram", gram, {y.columns, y.columns}),
-            borrow("ridge", ridge, {rows.rows}),
-            alpha,
-            target};
+    return {
+        rows,  y,     borrow("shared", shared, {y.columns}), borrow("ridge", ridge, {rows.rows}),
+        alpha, target};
 }
 
-Array<float> py_solve_cholesky(const Array<int64_t>& indptr, const Array<int32_t>& items,
-                               const Maybe<float>& weights, const Array<float>& other,
-                               const Array<float>& gram, const Array<float>& ridge, float alpha,
-                               float target, int64_t threads) {
-    const Problem p = problem(indptr, items, weights, other, gram, ridge, alpha, target);
+void py_solve_exact(const Array<int64_t>& indptr, const Array<int32_t>& items,
+                    const Maybe<float>& weights, const Array<float>& other,
+                    const Array<float>& shared, const Array<float>& ridge, float alpha,
+                    float target, Array<float>& out, int64_t threads) {
+    const Problem p = problem(indptr, items, weights, other, shared, ridge, alpha, target);
+    const Matrix<float> to = changed("out", out, p.rows.rows, p.other.columns);
     const int workers = checked_threads(threads);
-    Array<float> out({p.rows.rows, p.other.columns});
-    const Matrix<float> to{out.mutable_data(), p.rows.rows, p.other.columns};
-    {
-        const py::gil_scoped_release release;
-        solve_cholesky(p, to, workers);
-    }
-    return out;
+    const py::gil_scoped_release release;
+    solve_exact(p, to, workers);
 }
 
-Array<float> py_solve_cg(const Array<int64_t>& indptr, const Array<int32_t>& items,
-                         const Maybe<float>& weights, const Array<float>& other,
-                         const Array<float>& gram, const Array<float>& ridge, float alpha,
-                         float target, const Array<float>& start, int64_t steps, int64_t threads) {
-    const Problem p = problem(indptr, items, weights, other, gram, ridge, alpha, target);
-    const Matrix<const float> from = matrix("start", start, p.rows.rows, p.other.columns);
+void py_solve_cg(const Array<int64_t>& indptr, const Array<int32_t>& items,
+                 const Maybe<float>& weights, const Array<float>& other, const Array<float>& shared,
+                 const Array<float>& ridge, float alpha, float target, Array<float>& x,
+                 int64_t steps, int64_t threads) {
+    const Problem p = problem(indptr, items, weights, other, shared, ridge, alpha, target);
+    const Matrix<float> to = changed("x", x, p.rows.rows, p.other.columns);
     if (steps < 1 || steps > 1000000) refuse("steps is " + std::to_string(steps));
     const int workers = checked_threads(threads);
-    Array<float> out({from.rows, from.columns});
-    std::copy_n(from.data, from.rows * from.columns, out.mutable_data());
-    const Matrix<float> to{out.mutable_data(), from.rows, from.columns};
-    {
-        const py::gil_scoped_release release;
-        solve_cg(p, to, static_cast<int>(steps), workers);
-    }
-    return out;
+    const py::gil_scoped_release release;
+    solve_cg(p, to, static_cast<int>(steps), workers);
 }
 
 // Exclusions and the answer of a search: everything but where the scores come from.
@@ -173,16 +201,31 @@ class Search {
     Best best_{};
 };
 
-py::tuple py_top_k(const Array<float>& queries, const Array<float>& packed, int64_t n_items,
-                   int64_t k, const Maybe<int64_t>& exclude_indptr,
-                   const Maybe<int32_t>& exclude_items, const Maybe<bool>& allow, int64_t threads) {
-    const Matrix<const float> q = matrix("queries", queries);
-    const int64_t panels = (checked_items(n_items) + kPanel - 1) / kPanel;
-    const float* items = borrow("packed", packed, {panels, q.columns, kPanel});
-    Search search(q.rows, n_items, k, exclude_indptr, exclude_items, allow, threads);
-    return search.run([&](Filter filter, Best best, int workers) {
-        top_k(q, items, n_items, filter, best, workers);
-    });
+std::unique_ptr<Catalogue> py_catalogue(const Array<float>& items, int64_t threads) {
+    const Matrix<const float> m = matrix("items", items);
+    checked_items(m.rows);
+    const int workers = checked_threads(threads);
+    const py::gil_scoped_release release;
+    return std::make_unique<Catalogue>(m, workers);
+}
+
+Array<float> py_vectors(const Catalogue& catalogue) {
+    Array<float> out({catalogue.size(), catalogue.width()});
+    float* to = out.mutable_data();
+    {
+        const py::gil_scoped_release release;
+        catalogue.vectors(to);
+    }
+    return out;
+}
+
+py::tuple py_top_k(const Array<float>& queries, const Catalogue& catalogue, int64_t k,
+                   const Maybe<int64_t>& exclude_indptr, const Maybe<int32_t>& exclude_items,
+                   const Maybe<bool>& allow, int64_t threads) {
+    const Matrix<const float> q = matrix("queries", queries, kAny, catalogue.width());
+    Search search(q.rows, catalogue.size(), k, exclude_indptr, exclude_items, allow, threads);
+    return search.run(
+        [&](Filter filter, Best best, int workers) { top_k(q, catalogue, filter, best, workers); });
 }
 
 py::tuple py_select_top_k(const Array<float>& scores, int64_t k,
@@ -201,7 +244,7 @@ py::tuple cpu_builds() {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512vl");
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
     if (avx512) return py::make_tuple("avx512", "avx2", "baseline");
     if (avx2) return py::make_tuple("avx2", "baseline");
 #endif
@@ -211,19 +254,29 @@ py::tuple cpu_builds() {
 }  // namespace
 
 PYBIND11_MODULE(HYBRIDREC_MODULE, m) {
-    m.attr("panel") = kPanel;
     py::register_local_exception<NotPositiveDefinite>(m, "NotPositiveDefiniteError",
                                                       PyExc_ArithmeticError);
     m.def("cpu_builds", &cpu_builds);
     m.def("gram", &py_gram, "factors"_a.noconvert(), py::kw_only(), "threads"_a);
-    m.def("solve_cholesky", &py_solve_cholesky, "indptr"_a.noconvert(), "items"_a.noconvert(),
-          "weights"_a.noconvert(), "other"_a.noconvert(), "gram"_a.noconvert(),
-          "ridge"_a.noconvert(), py::kw_only(), "alpha"_a, "target"_a, "threads"_a);
+    m.def("rotate", &py_rotate, "factors"_a.noconvert(), "axes"_a.noconvert(), py::kw_only(),
+          "threads"_a);
+    m.def("transpose", &py_transpose, "indptr"_a.noconvert(), "items"_a.noconvert(),
+          "weights"_a.noconvert(), "n_items"_a);
+    m.def("solve_exact", &py_solve_exact, "indptr"_a.noconvert(), "items"_a.noconvert(),
+          "weights"_a.noconvert(), "other"_a.noconvert(), "shared"_a.noconvert(),
+          "ridge"_a.noconvert(), py::kw_only(), "alpha"_a, "target"_a, "out"_a.noconvert(),
+          "threads"_a);
     m.def("solve_cg", &py_solve_cg, "indptr"_a.noconvert(), "items"_a.noconvert(),
-          "weights"_a.noconvert(), "other"_a.noconvert(), "gram"_a.noconvert(),
-          "ridge"_a.noconvert(), py::kw_only(), "alpha"_a, "target"_a, "start"_a.noconvert(),
-          "steps"_a, "threads"_a);
-    m.def("top_k", &py_top_k, "queries"_a.noconvert(), "packed"_a.noconvert(), "n_items"_a, "k"_a,
+          "weights"_a.noconvert(), "other"_a.noconvert(), "shared"_a.noconvert(),
+          "ridge"_a.noconvert(), py::kw_only(), "alpha"_a, "target"_a, "x"_a.noconvert(), "steps"_a,
+          "threads"_a);
+    // Local: every build has a Catalogue of its own.
+    py::class_<Catalogue>(m, "Catalogue", py::module_local())
+        .def(py::init(&py_catalogue), "items"_a.noconvert(), py::kw_only(), "threads"_a)
+        .def("__len__", &Catalogue::size)
+        .def_property_readonly("width", &Catalogue::width)
+        .def("vectors", &py_vectors);
+    m.def("top_k", &py_top_k, "queries"_a.noconvert(), "catalogue"_a, "k"_a,
           "exclude_indptr"_a.noconvert(), "exclude_items"_a.noconvert(), "allow"_a.noconvert(),
           py::kw_only(), "threads"_a);
     m.def("select_top_k", &py_select_top_k, "scores"_a.noconvert(), "k"_a,

@@ -3,12 +3,10 @@
 
 #include <cstdint>
 
+#include "catalogue.h"
 #include "views.h"
 
 namespace hybridrec {
-
-// Items lie in panels of this many, factor by factor: (panels, d, kPanel), zeros behind the last.
-constexpr int64_t kPanel = 32;
 
 // Which items a row may answer.
 struct Filter {
@@ -22,11 +20,11 @@ struct Best {
     Matrix<float> scores;
 };
 
-// The best inner products of queries (B, d) with n_items packed items. A product beyond float32
+// The best inner products of queries (B, d) with the catalogue's items. A product beyond float32
 // counts as the largest finite float32 of its sign; one that overflows both ways as either.
 // O(B I d) time, O(I / 8 + k) memory a query in flight.
-void top_k(Matrix<const float> queries, const float* packed, int64_t n_items, Filter filter,
-           Best best, int threads);
+void top_k(Matrix<const float> queries, const Catalogue& items, Filter filter, Best best,
+           int threads);
 
 // The best of ready scores (B, I). -inf leaves an item out; NaN and +inf throw invalid_argument.
 void select_top_k(Matrix<const float> scores, Filter filter, Best best, int threads);

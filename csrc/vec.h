@@ -6,6 +6,8 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
+#include <utility>
 
 namespace hybridrec {
 
@@ -48,10 +50,51 @@ class Buffer {
     std::unique_ptr<float, Free> data_;
 };
 
+// A short copy: memcpy costs a call.
+inline void copy(const float* from, float* to, int64_t n) {
+    int64_t i = 0;
+    for (; i + kWidth <= n; i += kWidth) store(to + i, load(from + i));
+    for (; i < n; ++i) to[i] = from[i];
+}
+
+// visit(0), visit(1), ... visit(N - 1), each with a constant: a register tile that is indexed so
+// never touches memory, which a compiler does not promise for a loop.
+template <int64_t N, class Visit>
+[[gnu::always_inline]] inline void unrolled(const Visit& visit) {
+    [&]<int64_t... I>(std::integer_sequence<int64_t, I...>) __attribute__((always_inline)) {
+        (visit(std::integral_constant<int64_t, I>()), ...);
+    }(std::make_integer_sequence<int64_t, N>());
+}
+
+typedef float Four __attribute__((vector_size(16)));
+
+// Within every four lanes: {a[i], a[j], b[i], b[j]}.
+template <int I, int J, int... Lane>
+inline Vec picked(Vec a, Vec b, std::integer_sequence<int, Lane...>) {
+    return __builtin_shufflevector(
+        a, b, (Lane / 4 * 4 + (Lane % 2 ? J : I) + (Lane % 4 < 2 ? 0 : int{kWidth}))...);
+}
+template <int I, int J>
+inline Vec picked(Vec a, Vec b) {
+    return picked<I, J>(a, b, std::make_integer_sequence<int, kWidth>());
+}
+
+// out[r] = sum of v[r], four vectors at once.
+inline void sums(Vec a, Vec b, Vec c, Vec d, float* out) {
+    const Vec ab = picked<0, 2>(a, b) + picked<1, 3>(a, b);
+    const Vec cd = picked<0, 2>(c, d) + picked<1, 3>(c, d);
+    const Vec each = picked<0, 2>(ab, cd) + picked<1, 3>(ab, cd);
+    Four parts[kWidth / 4];
+    std::memcpy(parts, &each, sizeof each);
+    for (int64_t half = kWidth / 8; half > 0; half /= 2)
+        for (int64_t i = 0; i < half; ++i) parts[i] += parts[i + half];
+    std::memcpy(out, parts, sizeof parts[0]);
+}
+
 inline float sum(Vec v) {
-    float total = 0.0f;
-    for (int64_t i = 0; i < kWidth; ++i) total += v[i];
-    return total;
+    float all[4];
+    sums(v, v, v, v, all);
+    return all[0];
 }
 
 inline float dot(const float* a, const float* b, int64_t n) {

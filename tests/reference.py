@@ -3,15 +3,19 @@
 import numpy as np
 
 
-def half_sweep(rows, other, gram, ridge, alpha, target):
-    """(rows, F): the normal equations of every row, solved one by one."""
+def half_sweep(rows, other, shared, ridge, alpha, target):
+    """(rows, F): the normal equations of every row, solved one by one.
+
+    ``shared`` is the (F, F) part that all rows have in common, or its diagonal.
+    """
+    shared = np.diag(shared) if shared.ndim == 1 else shared
     out = np.zeros((len(rows), other.shape[1]))
     weights = np.ones(len(rows.items)) if rows.weights is None else rows.weights.astype(float)
     for u in range(len(rows)):
         events = range(rows.indptr[u], rows.indptr[u + 1])
         if not len(events):
             continue
-        a = gram.astype(float) + ridge[u] * np.eye(other.shape[1])
+        a = shared.astype(float) + ridge[u] * np.eye(other.shape[1])
         b = np.zeros(other.shape[1])
         for e in events:
             y = other[rows.items[e]].astype(float)
@@ -21,8 +25,8 @@ def half_sweep(rows, other, gram, ridge, alpha, target):
     return out
 
 
-def conjugate_gradient(rows, other, gram, ridge, alpha, target, start, steps):
-    """The same systems after ``steps`` textbook steps from ``start``."""
+def conjugate_gradient(rows, other, shared, ridge, alpha, target, start, steps):
+    """The same systems after ``steps`` textbook steps, preconditioned by diag(shared + ridge)."""
     out = np.zeros((len(rows), other.shape[1]))
     weights = np.ones(len(rows.items)) if rows.weights is None else rows.weights.astype(float)
     for u in range(len(rows)):
@@ -31,18 +35,20 @@ def conjugate_gradient(rows, other, gram, ridge, alpha, target, start, steps):
             continue
         y = other[rows.items[part]].astype(float)
         c = alpha * weights[part]
-        a = gram + ridge[u] * np.eye(other.shape[1]) + (y * c[:, None]).T @ y
+        d = shared.astype(float) + ridge[u]
+        a = np.diag(d) + (y * c[:, None]).T @ y
         x = start[u].astype(float)
         r = (c * target) @ y - a @ x
-        p = r.copy()
+        z = r / d
+        p = z.copy()
         for _ in range(steps):
-            if r @ r < 1e-20:
+            if r @ z < 1e-20:
                 break
-            step = (r @ r) / (p @ a @ p)
+            step = (r @ z) / (p @ a @ p)
             x += step * p
             new = r - step * (a @ p)
-            p = new + (new @ new) / (r @ r) * p
-            r = new
+            p = new / d + (new @ (new / d)) / (r @ z) * p
+            r, z = new, new / d
         out[u] = x
     return out
 

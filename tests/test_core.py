@@ -35,25 +35,33 @@ def ragged(rng, rows, n_items, most, weighted=True):
     return Ragged(indptr, items, weights)
 
 
-def pack(items):
-    panels = -(-len(items) // core.panel)
-    filled = np.zeros((panels * core.panel, items.shape[1]), np.float32)
-    filled[: len(items)] = items
-    return np.ascontiguousarray(
-        filled.reshape(panels, core.panel, items.shape[1]).transpose(0, 2, 1)
-    )
-
-
 def problem(rng, rows, others, factors, most=20, weighted=True):
     """A well-posed half-sweep: the positional arguments of both solvers."""
     other = rng.standard_normal((others, factors)).astype(np.float32)
-    gram = (0.3 * other.T @ other).astype(np.float32)
+    shared = rng.uniform(0.0, 0.6 * others, factors).astype(np.float32)
     ridge = rng.uniform(0.5, 2.0, rows).astype(np.float32)
-    return ragged(rng, rows, others, most, weighted), other, gram, ridge
+    return ragged(rng, rows, others, most, weighted), other, shared, ridge
 
 
 def arguments(history, *rest):
     return (history.indptr, history.items, history.weights, *rest)
+
+
+def solve_exact(build, history, *system, **settings):
+    out = np.full((len(history), system[0].shape[1]), np.nan, np.float32)
+    build.solve_exact(*arguments(history, *system), out=out, **settings)
+    return out
+
+
+def solve_cg(build, history, *system, start, **settings):
+    x = start.copy()
+    build.solve_cg(*arguments(history, *system), x=x, **settings)
+    return x
+
+
+def top_k(build, queries, items, k, *filters, threads):
+    catalogue = build.Catalogue(items, threads=threads)
+    return build.top_k(queries, catalogue, k, *(filters or (None,) * 3), threads=threads)
 
 
 @every_build
@@ -77,7 +85,7 @@ def test_top_k_is_the_sorted_scores(build, seed, rows, n_items, factors, k, excl
     lists = None if exclude is None else np.split(exclude.items, exclude.indptr[1:-1])
     scores = queries @ items.T
     expected = reference.top_k(scores, k, lists, allow)
-    got = build.top_k(queries, pack(items), n_items, k, *filters, threads=2)
+    got = top_k(build, queries, items, k, *filters, threads=2)
     np.testing.assert_array_equal(got[0], expected[0])
     np.testing.assert_array_equal(got[1], expected[1])
     scores[rng.random(scores.shape) < 0.2] = -np.inf
@@ -92,10 +100,9 @@ def test_a_score_does_not_depend_on_the_company_it_keeps(build):
     rng = np.random.default_rng(1)
     queries = rng.standard_normal((37, 33)).astype(np.float32)
     items = rng.standard_normal((130, 33)).astype(np.float32)
-    packed, none = pack(items), (None, None, None)
-    ids, scores = build.top_k(queries, packed, 130, 130, *none, threads=1)
+    ids, scores = top_k(build, queries, items, 130, threads=1)
     for b in range(len(queries)):
-        alone = build.top_k(queries[b : b + 1].copy(), packed, 130, 130, *none, threads=1)
+        alone = top_k(build, queries[b : b + 1].copy(), items, 130, threads=1)
         np.testing.assert_array_equal(alone[0][0], ids[b])
         assert alone[1].tobytes() == scores[b].tobytes()
 
@@ -106,12 +113,12 @@ def test_products_beyond_float32_are_clipped_and_ordered(build):
     queries = np.array([[big, big]], np.float32)
     items = np.array([[0, 0], [big, big], [-big, -big], [1, 0]], np.float32)
     most = np.finfo(np.float32).max
-    ids, scores = build.top_k(queries, pack(items), 4, 4, None, None, None, threads=1)
+    ids, scores = top_k(build, queries, items, 4, threads=1)
     assert ids.tolist() == [[1, 3, 0, 2]]
     assert scores.tolist() == [[most, big, 0.0, -most]]
     # Overflow both ways within one sum: which end it counts as is the build's choice, NaN is not.
-    both = pack(np.array([[big, -big]], np.float32))
-    ids, scores = build.top_k(queries, both, 1, 1, None, None, None, threads=1)
+    both = np.array([[big, -big]], np.float32)
+    ids, scores = top_k(build, queries, both, 1, threads=1)
     assert (ids[0, 0], abs(scores[0, 0])) == (0, most)
 
 
@@ -145,10 +152,12 @@ def test_gram_is_the_product(build, seed, rows, factors):
     target=st.sampled_from([1.0, 1.25]),
 )
 @settings(max_examples=40, deadline=None)
-def test_cholesky_solves_the_normal_equations(build, seed, rows, factors, most, weighted, target):
+def test_the_exact_solver_solves_the_normal_equations(
+    build, seed, rows, factors, most, weighted, target
+):
     rng = np.random.default_rng(seed)
     history, *system = problem(rng, rows, 50, factors, most, weighted)
-    got = build.solve_cholesky(*arguments(history, *system), alpha=1.5, target=target, threads=2)
+    got = solve_exact(build, history, *system, alpha=1.5, target=target, threads=2)
     expected = reference.half_sweep(history, *system, 1.5, target)
     np.testing.assert_allclose(got, expected, rtol=2e-3, atol=2e-4)
     assert not got[history.lengths == 0].any()
@@ -161,8 +170,8 @@ def test_cg_takes_the_textbook_steps(build, seed, factors, steps, warm):
     rng = np.random.default_rng(seed)
     history, *system = problem(rng, 12, 30, factors)
     start = (rng.standard_normal((12, factors)) * warm).astype(np.float32)
-    got = build.solve_cg(
-        *arguments(history, *system), alpha=1.5, target=1.25, start=start, steps=steps, threads=2
+    got = solve_cg(
+        build, history, *system, alpha=1.5, target=1.25, start=start, steps=steps, threads=2
     )
     expected = reference.conjugate_gradient(history, *system, 1.5, 1.25, start, steps)
     np.testing.assert_allclose(got, expected, rtol=5e-3, atol=2e-3)
@@ -170,14 +179,42 @@ def test_cg_takes_the_textbook_steps(build, seed, factors, steps, warm):
 
 
 @every_build
-def test_cg_arrives_where_cholesky_is(build):
+def test_cg_arrives_at_the_exact_solution(build):
     history, *system = problem(np.random.default_rng(2), 40, 60, 24)
     common = {"alpha": 2.0, "target": 1.0, "threads": 2}
-    exact = build.solve_cholesky(*arguments(history, *system), **common)
-    start = np.zeros_like(exact)
-    steps = build.solve_cg(*arguments(history, *system), start=start, steps=200, **common)
+    exact = solve_exact(build, history, *system, **common)
+    steps = solve_cg(build, history, *system, start=np.zeros_like(exact), steps=200, **common)
     np.testing.assert_allclose(steps, exact, rtol=1e-3, atol=1e-4)
-    assert not start.any()
+
+
+@every_build
+@pytest.mark.parametrize(("factors", "long"), [(64, 5000), (1100, 300)])
+def test_a_row_too_long_to_be_kept_is_solved_as_any_other(build, factors, long):
+    """Its events are gathered anew at every pass: more floats than a thread keeps."""
+    rng = np.random.default_rng(8)
+    _, other, shared, ridge = problem(rng, 2, 700, factors)
+    items = rng.integers(0, 700, long + 3).astype(np.int32)
+    weights = rng.uniform(0.1, 3.0, long + 3).astype(np.float32)
+    history = Ragged(np.array([0, long, long + 3]), items, weights)
+    start = rng.standard_normal((2, factors)).astype(np.float32)
+    common = {"alpha": 0.5, "target": 1.0}
+    got = solve_cg(build, history, other, shared, ridge, start=start, steps=2, threads=1, **common)
+    wanted = reference.conjugate_gradient(history, other, shared, ridge, 0.5, 1.0, start, 2)
+    assert np.linalg.norm(got - wanted) <= 1e-3 * np.linalg.norm(wanted)
+
+
+@every_build
+def test_an_axis_that_nothing_holds_moves_by_its_events(build):
+    """No Gramian and no regularisation there: the equations have a solution all the same."""
+    history = Ragged.from_rows([[0, 1, 2]])
+    other = np.eye(3, dtype=np.float32)
+    nothing = np.zeros(3, np.float32), np.zeros(1, np.float32)
+    common = {"alpha": 1.0, "target": 1.0, "threads": 1}
+    exact = solve_exact(build, history, other, *nothing, **common)
+    np.testing.assert_allclose(exact, np.ones((1, 3)), rtol=1e-6)
+    start = np.zeros((1, 3), np.float32)
+    steps = solve_cg(build, history, other, *nothing, start=start, steps=3, **common)
+    np.testing.assert_allclose(steps, exact, rtol=1e-6)
 
 
 @every_build
@@ -187,29 +224,102 @@ def test_repeated_items_add_up_their_weights(build):
     once = Ragged([0, 2], [4, 7], np.array([1.5, 2.0], np.float32))
     common = {"alpha": 1.0, "target": 1.0, "threads": 1}
     np.testing.assert_allclose(
-        build.solve_cholesky(*arguments(twice, *system), **common),
-        build.solve_cholesky(*arguments(once, *system), **common),
+        solve_exact(build, twice, *system, **common),
+        solve_exact(build, once, *system, **common),
         rtol=1e-4,
     )
+
+
+@every_build
+@given(seed=seeds, rows=st.integers(0, 200), factors=st.integers(0, 70))
+@settings(max_examples=30, deadline=None)
+def test_rotating_is_the_product_in_place(build, seed, rows, factors):
+    rng = np.random.default_rng(seed)
+    matrix, axes = small_integers(rng, rows, factors), small_integers(rng, factors, factors)
+    expected = matrix @ axes
+    build.rotate(matrix, axes, threads=2)
+    np.testing.assert_array_equal(matrix, expected)
+
+
+@every_build
+@given(seed=seeds, rows=st.integers(0, 30), n_items=st.integers(0, 20), weighted=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_transposing_twice_sorts_every_row(build, seed, rows, n_items, weighted):
+    history = ragged(np.random.default_rng(seed), rows, n_items, 10, weighted)
+    takers = build.transpose(*arguments(history), n_items)
+    indptr, items, weights = build.transpose(*takers, rows)
+    assert indptr.tolist() == history.indptr.tolist()
+    for row in range(rows):
+        part = slice(indptr[row], indptr[row + 1])
+        order = np.argsort(history.items[part], kind="stable")
+        assert items[part].tolist() == history.items[part][order].tolist()
+        if weighted:
+            assert weights[part].tolist() == history.weights[part][order].tolist()
+    assert (weights is None) == (not weighted)
+
+
+@every_build
+@given(
+    seed=seeds,
+    n_items=st.integers(1, 3000),
+    factors=st.sampled_from([1, 3, 8, 33]),
+    k=st.integers(1, 40),
+    spread=st.sampled_from([0.0, 1.0, 8.0]),
+    shift=st.sampled_from([0.0, 5.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_item_is_lost_to_the_first_pass(build, seed, n_items, factors, k, spread, shift):
+    """Norms far apart, all scores alike, most items closed: what a bound could get wrong."""
+    rng = np.random.default_rng(seed)
+    items = rng.standard_normal((n_items, factors)).astype(np.float32) + np.float32(shift)
+    items *= np.exp(spread * rng.standard_normal((n_items, 1))).astype(np.float32)
+    queries = rng.standard_normal((7, factors)).astype(np.float32) - np.float32(shift)
+    queries[3] = 0.0
+    exclude = ragged(rng, 7, n_items, min(n_items, 50), weighted=False)
+    allow = rng.random(n_items) < rng.choice([0.02, 0.5, 1.0])
+    k = min(k, n_items)
+    got = top_k(build, queries, items, k, exclude.indptr, exclude.items, allow, threads=3)
+    every = top_k(build, queries, items, n_items, threads=1)
+    scores = np.empty((7, n_items), np.float32)
+    np.put_along_axis(scores, every[0], every[1], axis=1)
+    np.testing.assert_allclose(
+        scores, queries.astype(float) @ items.T.astype(float), rtol=1e-4,
+        atol=1e-5 * float(np.abs(scores).max()),
+    )  # fmt: skip
+    lists = np.split(exclude.items, exclude.indptr[1:-1])
+    expected = reference.top_k(scores, k, lists, allow)
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
+
+
+@every_build
+def test_a_catalogue_gives_its_vectors_back(build):
+    items = np.random.default_rng(9).standard_normal((300, 5)).astype(np.float32)
+    catalogue = build.Catalogue(items, threads=2)
+    assert (len(catalogue), catalogue.width) == (300, 5)
+    assert catalogue.vectors().tobytes() == items.tobytes()
 
 
 @every_build
 @pytest.mark.parametrize("factors", [7, 64])
 def test_the_same_bits_for_any_number_of_threads(build, factors):
     rng = np.random.default_rng(4)
-    history, other, gram, ridge = problem(rng, 333, 200, factors)
-    system = arguments(history, other, gram, ridge)
+    history, *system = problem(rng, 333, 200, factors)
     start = rng.standard_normal((333, factors)).astype(np.float32)
-    packed, common = pack(other), {"alpha": 1.1, "target": 1.0}
+    axes = rng.standard_normal((factors, factors)).astype(np.float32)
     scores = rng.standard_normal((333, 200)).astype(np.float32)
     filters = (history.indptr, history.items, rng.random(200) < 0.7)
+    common = {"alpha": 1.1, "target": 1.0}
 
     def everything(threads):
+        turned = start.copy()
+        build.rotate(turned, axes, threads=threads)
         return [
+            turned,
             build.gram(start, threads=threads),
-            build.solve_cholesky(*system, threads=threads, **common),
-            build.solve_cg(*system, start=start, steps=3, threads=threads, **common),
-            *build.top_k(start, packed, 200, 20, *filters, threads=threads),
+            solve_exact(build, history, *system, threads=threads, **common),
+            solve_cg(build, history, *system, start=start, steps=3, threads=threads, **common),
+            *top_k(build, start, system[0], 20, *filters, threads=threads),
             *build.select_top_k(scores, 20, *filters, threads=threads),
         ]
 
@@ -226,23 +336,21 @@ def test_the_first_row_that_cannot_be_solved_is_named(build, threads):
     ridge = np.ones(rows, np.float32)
     ridge[[300, 301, 700, 999]] = 0.0  # two events cannot fix four factors
     other = np.eye(2, factors, dtype=np.float32)
+    shared = np.zeros(factors, np.float32)
+    common = {"alpha": 1.0, "target": 1.0, "threads": threads}
     with pytest.raises(build.NotPositiveDefiniteError, match=r"row 300 "):
-        build.solve_cholesky(
-            *arguments(history, other, np.zeros((factors, factors), np.float32), ridge),
-            alpha=1.0,
-            target=1.0,
-            threads=threads,
-        )
+        solve_exact(build, history, other, shared, ridge, **common)
 
 
 @every_build
 def test_python_goes_on_while_the_core_works(build):
     rng = np.random.default_rng(5)
-    packed = pack(rng.standard_normal((20_000, 64)).astype(np.float32))
+    items = rng.standard_normal((50_000, 64)).astype(np.float32)
+    catalogue = build.Catalogue(items, threads=1)
     queries = rng.standard_normal((1000, 64)).astype(np.float32)
     worker = threading.Thread(
         target=build.top_k,
-        args=(queries, packed, 20_000, 10, None, None, None),
+        args=(queries, catalogue, 10, None, None, None),
         kwargs={"threads": 1},
     )
     ticks, started = 0, time.perf_counter()

@@ -26,7 +26,7 @@ def sane():
         "items": np.array([0, 49, 3, 3, 7], np.int32),
         "weights": np.ones(5, np.float32),
         "other": floats,
-        "gram": np.eye(6, dtype=np.float32),
+        "shared": np.ones(6, np.float32),
         "ridge": np.ones(3, np.float32),
         "alpha": 1.0,
         "target": 1.0,
@@ -38,17 +38,18 @@ def sane():
         "allow": np.ones(50, bool),
         "threads": 2,
     }
+    changed = np.zeros((3, 6), np.float32)
     return {
         "gram": {"factors": floats, "threads": 2},
-        "solve_cholesky": system,
-        "solve_cg": {**system, "start": np.zeros((3, 6), np.float32), "steps": 2},
-        "top_k": {
-            "queries": floats[:3],
-            "packed": np.zeros((2, 6, core.panel), np.float32),
+        "rotate": {"factors": floats, "axes": np.eye(6, dtype=np.float32), "threads": 2},
+        "transpose": {
+            **{name: system[name] for name in ("indptr", "items", "weights")},
             "n_items": 50,
-            "k": 5,
-            **filters,
         },
+        "solve_exact": {**system, "out": changed},
+        "solve_cg": {**system, "x": changed, "steps": 2},
+        "Catalogue": {"items": floats, "threads": 2},
+        "top_k": {"queries": floats[:3], "items": floats, "k": 5, **filters},
         "select_top_k": {"scores": rng.random((3, 50), np.float32), "k": 5, **filters},
     }
 
@@ -78,10 +79,15 @@ SPOIL = {
     "misaligned": misaligned,
 }
 # These leave a right value, or one that another argument would have to contradict.
+ANY_ROWS = ("one row less", "one row more", "nothing")
 FREE = {
-    ("gram", "factors"): ("one row less", "one row more", "nothing"),
-    ("solve_cholesky", "other"): ("one row more",),
+    ("gram", "factors"): ANY_ROWS,
+    ("rotate", "factors"): ANY_ROWS,
+    ("transpose", "indptr"): ("one row more",),
+    ("solve_exact", "other"): ("one row more",),
     ("solve_cg", "other"): ("one row more",),
+    ("Catalogue", "items"): ANY_ROWS,
+    ("top_k", "items"): ("one row more",),
 }
 HARMLESS = {"swapped bytes": ("allow",), "misaligned": ("allow",)}
 ARRAYS = [
@@ -95,6 +101,10 @@ ARRAYS = [
 
 
 def call(build, function, values):
+    if function == "top_k":
+        values = dict(values)
+        catalogue = build.Catalogue(values.pop("items"), threads=2)
+        return build.top_k(catalogue=catalogue, **values)
     return getattr(build, function)(**values)
 
 
@@ -130,7 +140,7 @@ def test_a_wrong_array_is_refused(build, function, name, fault):
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        ("solve_cholesky", "indptr"),
+        ("solve_exact", "indptr"),
         ("solve_cg", "indptr"),
         ("top_k", "exclude_indptr"),
         ("select_top_k", "exclude_indptr"),
@@ -148,8 +158,9 @@ def test_a_wrong_indptr_is_refused(build, function, name, indptr):
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        ("solve_cholesky", "items"),
+        ("solve_exact", "items"),
         ("solve_cg", "items"),
+        ("transpose", "items"),
         ("top_k", "exclude_items"),
         ("select_top_k", "exclude_items"),
     ],
@@ -169,10 +180,11 @@ def test_a_code_out_of_range_is_named(build, function, name, code):
         ("top_k", {"k": 0}),
         ("top_k", {"k": 51}),
         ("top_k", {"k": -BIG}),
-        ("top_k", {"n_items": 65}),
-        ("top_k", {"n_items": -1}),
-        ("top_k", {"n_items": BIG}),
-        ("top_k", {"n_items": 2**64}),
+        ("top_k", {"queries": np.zeros((3, 5), np.float32)}),
+        ("transpose", {"n_items": 49}),
+        ("transpose", {"n_items": -1}),
+        ("transpose", {"n_items": BIG}),
+        ("transpose", {"n_items": 2**64}),
         ("top_k", {"exclude_items": None}),
         ("select_top_k", {"exclude_indptr": None}),
         ("select_top_k", {"k": 51}),
@@ -181,7 +193,7 @@ def test_a_code_out_of_range_is_named(build, function, name, code):
         ("gram", {"threads": None}),
         ("solve_cg", {"steps": 0}),
         ("solve_cg", {"weights": 1.0}),
-        ("solve_cholesky", {"alpha": "1"}),
+        ("solve_exact", {"alpha": "1"}),
     ],
 )
 def test_a_wrong_number_is_refused(build, function, change):
@@ -236,7 +248,7 @@ def test_random_faults_end_in_an_error_or_an_answer(build, case):
         return
     if function in ("top_k", "select_top_k"):
         ids, scores = answer
-        n_items = values["n_items"] if function == "top_k" else values["scores"].shape[1]
+        n_items = len(values["items"]) if function == "top_k" else values["scores"].shape[1]
         assert ids.min(initial=0) >= -1
         assert ids.max(initial=0) < n_items
         assert np.array_equal(ids == -1, scores == -np.inf)
@@ -257,37 +269,35 @@ def test_a_mask_with_other_bytes_than_0_and_1(build):
 @pytest.mark.parametrize("k", [1, 2])
 def test_no_queries_and_no_factors(build, k):
     rows = np.array([0], np.int64), np.array([], np.int32)
-    ids, scores = build.top_k(
-        np.zeros((0, 3), np.float32),
-        np.zeros((1, 3, core.panel), np.float32),
-        2,
-        k,
-        *rows,
-        None,
-        threads=2,
-    )
+    two = build.Catalogue(np.zeros((2, 3), np.float32), threads=2)
+    none = np.zeros((0, 3), np.float32)
+    ids, scores = build.top_k(none, two, k, *rows, None, threads=2)
     assert ids.shape == scores.shape == (0, k)
-    ids, scores = build.top_k(
-        np.zeros((2, 0), np.float32),
-        np.zeros((1, 0, core.panel), np.float32),
-        2,
-        k,
-        None,
-        None,
-        None,
-        threads=2,
-    )
+    flat = build.Catalogue(np.zeros((2, 0), np.float32), threads=2)
+    asked = np.zeros((2, 0), np.float32)
+    ids, scores = build.top_k(asked, flat, k, None, None, None, threads=2)
     assert ids.tolist() == [list(range(k))] * 2
     assert not scores.any()
     assert build.gram(np.zeros((4, 0), np.float32), threads=2).shape == (0, 0)
-    empty = build.solve_cholesky(
+    build.solve_exact(
         *rows,
         None,
         np.zeros((4, 0), np.float32),
-        np.zeros((0, 0), np.float32),
+        np.zeros(0, np.float32),
         np.zeros(0, np.float32),
         alpha=1.0,
         target=1.0,
+        out=np.zeros((0, 0), np.float32),
         threads=2,
     )
-    assert empty.shape == (0, 0)
+
+
+@every_build
+@pytest.mark.parametrize(
+    ("function", "name"), [("rotate", "factors"), ("solve_exact", "out"), ("solve_cg", "x")]
+)
+def test_what_may_not_be_changed_is_refused(build, function, name):
+    values = sane()[function]
+    values[name].setflags(write=False)
+    with pytest.raises(ValueError, match=f"{name} is read-only"):
+        call(build, function, values)

@@ -13,26 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hybridrec._core._baseline import (
+        Catalogue,
         NotPositiveDefiniteError,
         cpu_builds,
         gram,
-        panel,
+        rotate,
         select_top_k,
         solve_cg,
-        solve_cholesky,
+        solve_exact,
         top_k,
+        transpose,
     )
 
 __all__ = [
+    "Catalogue",
     "NotPositiveDefiniteError",
     "build",
     "cpu_builds",
     "gram",
-    "panel",
+    "rotate",
     "select_top_k",
     "solve_cg",
-    "solve_cholesky",
+    "solve_exact",
     "top_k",
+    "transpose",
 ]
 
 _NAMES = ("baseline", "avx2", "avx512")

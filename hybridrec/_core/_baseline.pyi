@@ -4,13 +4,8 @@ A wrong dtype raises TypeError; a wrong shape, a bad ``indptr`` or a code out of
 before anything is read. The GIL is released while the kernels run.
 """
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
-
-panel: Final[int]
-"""Items a panel of ``packed`` holds (the last one is filled up with zeros)."""
 
 class NotPositiveDefiniteError(ArithmeticError): ...
 
@@ -20,22 +15,34 @@ def cpu_builds() -> tuple[str, ...]:
 def gram(factors: NDArray[np.float32], *, threads: int) -> NDArray[np.float32]:
     """``factors' factors``: (n, F) -> (F, F)."""
 
-def solve_cholesky(
+def rotate(factors: NDArray[np.float32], axes: NDArray[np.float32], *, threads: int) -> None:
+    """``factors @ axes``, in place: (n, F) and (F, F)."""
+
+def transpose(
+    indptr: NDArray[np.int64],
+    items: NDArray[np.int32],
+    weights: NDArray[np.float32] | None,
+    n_items: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32] | None]:
+    """indptr, rows and weights of each item: who holds it, in order of the rows."""
+
+def solve_exact(
     indptr: NDArray[np.int64],
     items: NDArray[np.int32],
     weights: NDArray[np.float32] | None,
     other: NDArray[np.float32],
-    gram: NDArray[np.float32],
+    shared: NDArray[np.float32],
     ridge: NDArray[np.float32],
     *,
     alpha: float,
     target: float,
+    out: NDArray[np.float32],
     threads: int,
-) -> NDArray[np.float32]:
-    """Every row's factor, exactly: (rows, F); a row with no events gets zeros.
+) -> None:
+    """Every row's factor, exactly, into ``out`` (rows, F); a row with no events gets zeros.
 
-    Row u solves (gram + Σ c·y·yᵀ + ridge[u]·I) x = Σ c·target·y over its events, with
-    c = alpha·weight and y = other[item]. O(nnz·F² + rows·F³).
+    Row u solves (diag(shared + ridge[u]) + Σ c·y·yᵀ) x = Σ c·target·y over its events, with
+    c = alpha·weight and y = other[item]. A row of n events costs O(m·n·F + m³), m = min(n, F).
 
     Raises:
         NotPositiveDefiniteError: names the first such row.
@@ -46,21 +53,37 @@ def solve_cg(
     items: NDArray[np.int32],
     weights: NDArray[np.float32] | None,
     other: NDArray[np.float32],
-    gram: NDArray[np.float32],
+    shared: NDArray[np.float32],
     ridge: NDArray[np.float32],
     *,
     alpha: float,
     target: float,
-    start: NDArray[np.float32],
+    x: NDArray[np.float32],
     steps: int,
     threads: int,
-) -> NDArray[np.float32]:
-    """The same system after ``steps`` conjugate-gradient steps from ``start`` (rows, F)."""
+) -> None:
+    """``steps`` conjugate-gradient steps on the same system from ``x`` (rows, F), in place.
+
+    Preconditioned by diag(shared + ridge[u]). O((nnz + rows)·F) a step.
+    """
+
+class Catalogue:
+    """Items made ready to be searched; immutable. ``len()`` counts them."""
+
+    def __init__(self, items: NDArray[np.float32], *, threads: int) -> None:
+        """``items`` is (I, d). O(I·d) time and memory."""
+
+    def __len__(self) -> int: ...
+    @property
+    def width(self) -> int:
+        """d."""
+
+    def vectors(self) -> NDArray[np.float32]:
+        """(I, d) a copy of the items."""
 
 def top_k(
     queries: NDArray[np.float32],
-    packed: NDArray[np.float32],
-    n_items: int,
+    catalogue: Catalogue,
     k: int,
     exclude_indptr: NDArray[np.int64] | None,
     exclude_items: NDArray[np.int32] | None,
@@ -68,9 +91,9 @@ def top_k(
     *,
     threads: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """(B, k) best inner products of (B, d) queries with ``packed`` (panels, d, panel) items.
+    """(B, k) best inner products of (B, d) queries with the items of ``catalogue``.
 
-    Score descending, then item ascending; -1 / -inf behind the last. 1 <= k <= n_items. A product
+    Score descending, then item ascending; -1 / -inf behind the last. 1 <= k <= I. A product
     beyond float32 counts as the largest finite float32 of its sign, one that overflows both ways
     as either.
     """

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from hybridrec import _core
-from hybridrec.bars import track
 from hybridrec.candidates import Candidates
 from hybridrec.checks import (
     FitError,
     InputError,
     float_matrix,
     frozen,
+    one_of,
     real_number,
+    require_extra,
     thread_count,
     whole_number,
 )
-from hybridrec.recall.als_solver import ALSConfig, aligned, half_sweep, loss, transposed
+from hybridrec.recall.als_solver import ALSConfig, FixedSide, aligned, factorise, loss
 from hybridrec.recall.faiss_index import FaissIndex, make_index
+from hybridrec.recall.implicit_model import item_factors
 from hybridrec.recall.promises import check_pairs, check_queries, fitted
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
 
@@ -62,11 +64,14 @@ class ALS:
         regularization: λ.
         regularization_power: p; 0 regularises all rows alike, 1 by their number of events.
         epochs: sweeps over both sides. O(nnz·F + (U + I)·F²) each with ``"cg"``.
-        solver: ``"cg"`` takes ``cg_steps`` conjugate-gradient steps from the last epoch's factors;
-            ``"cholesky"`` solves every row exactly, O(nnz·F² + (U + I)·F³) an epoch.
+        solver: ``"cg"`` takes ``cg_steps`` preconditioned conjugate-gradient steps from the last
+            epoch's factors; ``"cholesky"`` solves every row exactly, at most
+            O(nnz·F² + (U + I)·F³) an epoch: a row of n < F events costs O(n²·F).
         half_life: recency of a history when asked (fitting weighs events plainly): events after
             which an item counts half, None for never, ``"auto"`` to let validation choose.
         index: ``"exact"``, or a FAISS factory string such as ``"HNSW32"``.
+        device: where fitting runs: ``"cpu"`` is the compiled core, ``"cuda"`` a GPU through torch,
+            ``"auto"`` the GPU where there is one. Histories are folded in on the CPU.
         threads: None uses every CPU this process may use; the factors have the same bits for any.
         seed: of the initial item factors.
         name: the column that its scores fill.
@@ -82,9 +87,10 @@ class ALS:
         regularization_power: float = 1.0,
         epochs: int = 15,
         solver: str = "cg",
-        cg_steps: int = 3,
+        cg_steps: int = 2,
         half_life: float | str | None = "auto",
         index: str = "exact",
+        device: str = "cpu",
         threads: int | None = None,
         seed: int = 0,
         name: str = "als",
@@ -103,7 +109,7 @@ class ALS:
             seed=seed,
             name=name,
         )
-        self._configure(config, threads)
+        self._configure(config, threads, device)
 
     @classmethod
     def like_implicit(
@@ -125,18 +131,42 @@ class ALS:
             **settings,
         )
         config = replace(model.config, target=alpha / (alpha - 1.0))
-        model._configure(config, model._threads)
+        model._configure(config, model._threads, model._device)
         return model
 
-    def _configure(self, config: ALSConfig, threads: int | None) -> None:
+    @classmethod
+    def from_implicit(cls, model: Any, **settings: Any) -> Self:
+        """The item factors of a fitted ``implicit`` ALS, under its objective (unit weights).
+
+        Histories are folded in as its ``recalculate_user`` does. ``settings`` are the arguments of
+        :class:`ALS` that implicit has no word for: half_life, index, threads, ...
+
+        Raises:
+            InputTypeError: another model.
+            InputError: its alpha is not above 1 (see :meth:`like_implicit`): wrap such a model in
+                :class:`~hybridrec.ImplicitModel`.
+        """
+        items = item_factors(model)
+        als = cls.like_implicit(
+            alpha=model.alpha,
+            regularization=model.regularization,
+            factors=items.shape[1],
+            epochs=model.iterations,
+            **settings,
+        )
+        als._keep(items, len(items))
+        return als
+
+    def _configure(self, config: ALSConfig, threads: int | None, device: str) -> None:
         self.config = config
+        self._device = one_of("device", device, ("cpu", "cuda", "auto"))
         chosen = config.half_life
         self.half_life: float | None = None if isinstance(chosen, str) else chosen
         self._threads = thread_count(threads)
         self._items: Scores | None = None  # (I, F)
         # Items added later are zero rows: counting them would move every user for nothing.
         self._fitted_items = 0
-        self._gram: Scores | None = None  # (F, F) of the items
+        self._fixed: FixedSide | None = None  # the items, for histories to be folded in
         self._index: VectorIndex | None = None
 
     @property
@@ -169,7 +199,7 @@ class ALS:
         rng = np.random.default_rng(self.config.seed)
         shape = (data.n_items, self.config.factors)
         start = rng.standard_normal(shape, dtype=np.float32) * (0.1 / np.sqrt(shape[1]))
-        self._keep(self._factorise(data, start.astype(np.float32)))
+        self._keep(self._factorise(data, start.astype(np.float32)), data.n_items)
         return self
 
     def refit(self, data: FitData) -> Self:
@@ -188,7 +218,7 @@ class ALS:
         start = np.zeros((data.n_items, old.shape[1]), np.float32)
         start[: len(old)] = old
         new = self._factorise(data, start)
-        self._keep(aligned(new, old))
+        self._keep(aligned(new, old), data.n_items)
         return self
 
     def user_vectors(self, queries: Queries) -> Scores:
@@ -234,6 +264,7 @@ class ALS:
         index = copy.copy(fitted(self.name, self._index))
         index.add(new)
         self._index, self._items = index, frozen(np.concatenate([old, new]))
+        self._fixed = fitted(self.name, self._fixed).widened(n)
 
     def objective(self, data: FitData) -> float:
         """The loss of these item factors on ``data``, its users solved exactly."""
@@ -259,7 +290,7 @@ class ALS:
         """Read what :meth:`save_files` wrote."""
         settings, arrays = read_state(folder)
         model = cls()
-        model._configure(config_from_json(ALSConfig, settings["config"]), None)
+        model._configure(config_from_json(ALSConfig, settings["config"]), None, "cpu")
         config = model.config
         items = float_matrix("item_factors", arrays["item_factors"], columns=config.factors)
         index = None
@@ -267,12 +298,11 @@ class ALS:
             index = FaissIndex.from_arrays(
                 {"vectors": items, "faiss": arrays["faiss"]}, config.index, threads=model._threads
             )
-        model._keep(items, index)
-        model._fitted_items = whole_number("fitted_items", settings["fitted_items"], least=1)
+        model._keep(items, whole_number("fitted_items", settings["fitted_items"], least=1), index)
         model.half_life = settings["half_life"]
         return model
 
-    def _keep(self, items: Scores, index: VectorIndex | None = None) -> None:
+    def _keep(self, items: Scores, fitted_items: int, index: VectorIndex | None = None) -> None:
         if not np.isfinite(items).all():
             row = int(np.flatnonzero(~np.isfinite(items).all(axis=1))[0])
             raise FitError(
@@ -281,34 +311,25 @@ class ALS:
             )
         self._index = index or make_index(items, self.config.index, threads=self._threads)
         self._items = frozen(items)
-        self._fitted_items = len(items)
-        self._gram = _core.gram(items, threads=self._threads)
+        self._fitted_items = fitted_items
+        self._fixed = FixedSide(
+            items.copy(), self.config, threads=self._threads, catalogue=fitted_items
+        )
 
     def _factorise(self, data: FitData, items: Scores) -> Scores:
         histories = data.histories
         if not len(histories.items):
             raise InputError("data has no events: ALS needs at least one to learn from")
-        takers = transposed(histories, data.n_items)
-        users = np.zeros((len(histories), self.config.factors), np.float32)
-        for _ in track(range(self.config.epochs), "ALS"):
-            users = self._solve("user", histories, items, users)
-            items = self._solve("item", takers, users, items)
-        return items
-
-    def _solve(self, side: str, rows: Ragged, other: Scores, start: Scores | None) -> Scores:
-        gram = _core.gram(other, threads=self._threads)
-        return half_sweep(
-            rows, other, gram, self.config, side=side, start=start, threads=self._threads
-        )
+        if self._device != "cpu":
+            on_device = require_extra("hybridrec.recall.als_torch", "llm")
+            device = on_device.resolved(self._device)
+            if device != "cpu":
+                return np.asarray(on_device.factorise(histories, items, self.config, device=device))
+        return factorise(histories, items, self.config, threads=self._threads)
 
     def _fold_in(self, side: str, histories: Ragged) -> Scores:
         """(rows, F): the exact factor of each history against the fitted items."""
-        return half_sweep(
-            histories,
-            self.item_factors,
-            fitted(self.name, self._gram),
-            self.config,
-            side=side,
-            catalogue=self._fitted_items,
-            threads=self._threads,
-        )
+        fixed = fitted(self.name, self._fixed)
+        users = fixed.solve(histories, side=side)
+        _core.rotate(users, np.ascontiguousarray(fixed.axes.T), threads=self._threads)
+        return users

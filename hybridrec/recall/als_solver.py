@@ -1,15 +1,16 @@
-"""The mathematics of ALS: its settings, one half-sweep, its loss, and how two fits are aligned."""
+"""The mathematics of ALS: its settings, the sweeps, its loss, and how two fits are aligned."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from hybridrec import _core
+from hybridrec.bars import track
 from hybridrec.checks import FitError, InputTypeError, one_of, real_number, whole_number
 from hybridrec.ragged import Ragged
 from hybridrec.recall.promises import check_half_life, check_name
@@ -36,7 +37,7 @@ class ALSConfig:
     target: float = 1.0
     epochs: int = 15
     solver: str = "cg"
-    cg_steps: int = 3
+    cg_steps: int = 2
     half_life: float | str | None = "auto"
     index: str = "exact"
     seed: int = 0
@@ -66,71 +67,146 @@ class ALSConfig:
         return np.asarray(self.regularization * scale, dtype=np.float64)
 
 
-def half_sweep(
-    rows: Ragged,
-    other: Scores,
-    gram: Scores,
-    config: ALSConfig,
-    *,
-    side: str,
-    start: Scores | None = None,
-    catalogue: int | None = None,
-    threads: int,
-) -> Scores:
-    """Solve every row's factor with the other side held fixed.
+class FixedSide:
+    """One side's factors, held fixed while rows of the other side are solved against them.
+
+    They are turned to the principal axes of their Gramian, where the part of the normal equations
+    that all rows share is diagonal: inner products stay, and a row pays nothing for that part.
 
     Args:
-        rows: who took what: codes of rows of ``other``.
-        other: (J, F) the factors held fixed.
-        gram: (F, F), ``other' other``.
-        config: the objective, and the solver used where there is a ``start``.
-        side: what a row is, for the error.
-        start: (rows, F) where conjugate gradients begin; None solves exactly.
-        catalogue: rows of ``other`` that the regularisation counts; None counts them all.
-        threads: the result has the same bits for any number.
+        factors: (J, F) float32, C-contiguous; turned in place.
+        config: the objective.
+        threads: results have the same bits for any number.
+        catalogue: rows that the regularisation counts; None counts them all.
+
+    Attributes:
+        axes: (F, F) float32, orthogonal: ``factors`` were multiplied by it.
+
+    O(J·F² + F³) time, O(F²) memory.
+    """
+
+    def __init__(
+        self, factors: Scores, config: ALSConfig, *, threads: int, catalogue: int | None = None
+    ) -> None:
+        self.factors = factors
+        self._config = config
+        self._threads = threads
+        self._catalogue = len(factors) if catalogue is None else catalogue
+        gram = _core.gram(factors, threads=threads).astype(np.float64)
+        try:
+            spectrum, axes = np.linalg.eigh(gram)
+        except np.linalg.LinAlgError as error:
+            raise FitError(_overflow(config)) from error
+        self.axes = np.ascontiguousarray(axes, dtype=np.float32)
+        # Rounding may leave an eigenvalue of nothing just below 0.
+        shared = config.unobserved_weight * np.maximum(spectrum, 0.0)
+        self._shared = shared.astype(np.float32)
+        _core.rotate(factors, self.axes, threads=threads)
+
+    def solve(self, rows: Ragged, *, side: str) -> Scores:
+        """The exact factor of every row, on the principal axes.
+
+        Args:
+            rows: who took what: codes of rows of ``factors``.
+            side: what a row is, for the error.
+
+        Returns:
+            (rows, F) float32. A row with no events gets zeros.
+
+        Raises:
+            FitError: a normal matrix is not positive definite; names the first such row.
+
+        O(Σ min(n, F)·n·F + rows·min(n, F)³) time for rows of n events.
+        """
+        out = np.zeros((len(rows), self.factors.shape[1]), np.float32)
+        try:
+            _core.solve_exact(*self._system(rows), **self._scalars(), out=out)
+        except _core.NotPositiveDefiniteError as error:
+            raise FitError(
+                f"{side} side: {error}; raise regularization (now {self._config.regularization:g}) "
+                f"or lower factors (now {self._config.factors})"
+            ) from error
+        return out
+
+    def improve(self, rows: Ragged, x: Scores) -> None:
+        """``config.cg_steps`` conjugate-gradient steps from ``x``, in place.
+
+        ``x`` is (rows, F), on the principal axes before and after. The steps are preconditioned by
+        the diagonal that is there without events. O((nnz + rows)·F) time a step.
+        """
+        steps = self._config.cg_steps
+        _core.solve_cg(*self._system(rows), **self._scalars(), x=x, steps=steps)
+
+    def widened(self, n: int) -> FixedSide:
+        """The same with ``n`` rows of zeros behind the last, which the regularisation ignores."""
+        wide = copy.copy(self)
+        zeros = np.zeros((n, self.factors.shape[1]), np.float32)
+        wide.factors = np.concatenate([self.factors, zeros])
+        return wide
+
+    def _system(self, rows: Ragged) -> tuple[Any, ...]:
+        ridge = self._config.ridge(rows.lengths, self._catalogue).astype(np.float32)
+        return rows.indptr, rows.items, rows.weights, self.factors, self._shared, ridge
+
+    def _scalars(self) -> dict[str, Any]:
+        config = self._config
+        return {"alpha": config.alpha, "target": config.target, "threads": self._threads}
+
+
+def factorise(rows: Ragged, items: Scores, config: ALSConfig, *, threads: int) -> Scores:
+    """``config.epochs`` sweeps over both sides; the item factors that come out.
+
+    Args:
+        rows: U histories, not all of them empty.
+        items: (I, F) float32, the start.
+        config: the objective and the solver.
+        threads: results have the same bits for any number.
 
     Returns:
-        (rows, F) float32. A row with no events gets zeros.
+        (I, F) float32, on the axes of the start; zeros for an item nobody took.
 
     Raises:
-        FitError: a normal matrix is not positive definite; names the first such row.
+        FitError: a row cannot be solved, or the factors outgrew float32.
+
+    O(nnz·F + (U + I)·F²) time an epoch with "cg"; memory: the events once more, by item, and
+    (U + I)·F floats.
     """
-    system = (
-        rows.indptr,
-        rows.items,
-        rows.weights,
-        other,
-        np.float32(config.unobserved_weight) * gram,
-        config.ridge(rows.lengths, catalogue or len(other)).astype(np.float32),
+    takers = transposed(rows, len(items))
+    items = items.copy()
+    users = np.zeros((len(rows), items.shape[1]), np.float32)
+    # Both sides are turned together, half-sweep by half-sweep: in the end they are turned back.
+    turned = np.eye(items.shape[1])
+    for _ in track(range(config.epochs), "ALS"):
+        users, axes = _half_sweep(rows, users, items, config, "user", threads)
+        turned = turned @ axes
+        items, axes = _half_sweep(takers, items, users, config, "item", threads)
+        turned = turned @ axes
+    _core.rotate(items, np.ascontiguousarray(turned.T, dtype=np.float32), threads=threads)
+    return items
+
+
+def _half_sweep(
+    rows: Ragged, x: Scores, other: Scores, config: ALSConfig, side: str, threads: int
+) -> tuple[Scores, Scores]:
+    """``x`` solved against ``other``, and the axes both were turned to. May write into both."""
+    fixed = FixedSide(other, config, threads=threads)
+    if config.solver == "cholesky":
+        return fixed.solve(rows, side=side), fixed.axes
+    _core.rotate(x, fixed.axes, threads=threads)
+    fixed.improve(rows, x)
+    return x, fixed.axes
+
+
+def _overflow(config: ALSConfig) -> str:
+    return (
+        "the factors are not finite: scale the weights down or raise regularization "
+        f"(now {config.regularization:g})"
     )
-    alpha, target = config.alpha, config.target
-    if start is not None and config.solver == "cg":
-        return _core.solve_cg(
-            *system,
-            alpha=alpha,
-            target=target,
-            start=start,
-            steps=config.cg_steps,
-            threads=threads,
-        )
-    try:
-        return _core.solve_cholesky(*system, alpha=alpha, target=target, threads=threads)
-    except _core.NotPositiveDefiniteError as error:
-        raise FitError(
-            f"{side} side: {error}; raise regularization (now {config.regularization:g}) or lower "
-            f"factors (now {config.factors})"
-        ) from error
 
 
 def transposed(rows: Ragged, n_items: int) -> Ragged:
     """The rows of each item: who took it, in order of the users; repeats are kept."""
-    weights = np.ones(len(rows.items), np.bool_) if rows.weights is None else rows.weights
-    columns = csr_array((weights, rows.items, rows.indptr), shape=(len(rows), n_items)).tocsc()
-    return Ragged(
-        columns.indptr.astype(np.int64),
-        columns.indices.astype(np.int32),
-        None if rows.weights is None else columns.data,
-    )
+    return Ragged(*_core.transpose(rows.indptr, rows.items, rows.weights, n_items))
 
 
 def aligned(new: Scores, old: Scores) -> Scores:

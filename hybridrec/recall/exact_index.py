@@ -1,7 +1,8 @@
 """Exact search: the best inner products over the whole catalogue, or the best of ready scores.
 
-The items are packed in panels, factor by factor, so that the kernel streams them once for a block
-of queries and no score matrix is ever written (csrc/topk.cpp).
+A first pass over all items in 8-bit integers (float32 where the build has no such products), whose
+error is bounded, leaves few to be scored in float32; no score matrix is ever written
+(csrc/catalogue.h, csrc/topk.cpp).
 """
 
 from __future__ import annotations
@@ -98,25 +99,24 @@ class ExactIndex:
         items: (I, d) vectors, finite.
         threads: None uses every CPU this process may use.
 
-    O(I·d) memory: the packed copy is the only one it keeps.
+    O(I·d) memory: a copy of the vectors and a packed one, of a quarter of its size where the
+    build has 8-bit products.
     """
 
     def __init__(self, items: NDArray[Any], *, threads: int | None = None) -> None:
-        vectors = float_matrix("items", items)
         self._threads = thread_count(threads)
-        self._n_items, self._width = vectors.shape
-        self._packed = _pack(vectors)
+        self._items = _core.Catalogue(float_matrix("items", items), threads=self._threads)
+        self._live: Mask | None = None  # (I,), None while nothing is retired
 
     @property
     def n_items(self) -> int:
-        """Vectors held."""
-        return int(self._n_items)
+        """Vectors held, those retired included."""
+        return len(self._items)
 
     @property
     def vectors(self) -> Scores:
         """(I, d) a copy of the vectors held."""
-        rows = self._packed.transpose(0, 2, 1).reshape(-1, self._width)
-        return np.ascontiguousarray(rows[: self._n_items])
+        return self._items.vectors()
 
     def search(
         self,
@@ -127,42 +127,35 @@ class ExactIndex:
         allow: Mask | None = None,
     ) -> tuple[Items, Scores]:
         """(B, k) items and scores for (B, d) queries; see :func:`top_k`. Only reads."""
-        queries = float_matrix("queries", queries, columns=self._width)
+        queries = float_matrix("queries", queries, columns=self._items.width)
         k = whole_number("k", k, least=1)
-        rows = len(queries)
-        filters = (*_exclusions(exclude, rows, self.n_items), _allowed(allow, self.n_items))
+        allow = _allowed(allow, self.n_items)
+        if self._live is not None:
+            allow = self._live if allow is None else allow & self._live
+        exclude = _exclusions(exclude, len(queries), self.n_items)
         if self.n_items == 0:
-            return _nothing(rows, k)
-        return _widened(
-            *_core.top_k(
-                queries,
-                self._packed,
-                self.n_items,
-                min(k, self.n_items),
-                *filters,
-                threads=self._threads,
-            ),
-            k,
-        )
+            return _nothing(len(queries), k)
+        width = min(k, self.n_items)
+        found = _core.top_k(queries, self._items, width, *exclude, allow, threads=self._threads)
+        return _widened(*found, k)
 
     def add(self, vectors: NDArray[Any]) -> None:
         """Append vectors (n, d); their codes follow the last one. O((I + n)·d).
 
         What is held is replaced, not changed: a shallow copy of this index grows alone.
         """
-        more = float_matrix("vectors", vectors, columns=self._width)
+        more = float_matrix("vectors", vectors, columns=self._items.width)
         every = np.concatenate([self.vectors, more])
-        self._packed = _pack(every)
-        self._n_items = len(every)
+        self._items = _core.Catalogue(every, threads=self._threads)
+        if self._live is not None:
+            self._live = np.concatenate([self._live, np.ones(len(more), np.bool_)])
 
-
-def _pack(vectors: Scores) -> Scores:
-    """(I, d) -> (panels, d, panel): the layout that csrc/topk.h reads."""
-    n, width = vectors.shape
-    panels = -(-n // _core.panel)
-    filled = np.zeros((panels * _core.panel, width), dtype=np.float32)
-    filled[:n] = vectors
-    return np.ascontiguousarray(filled.reshape(panels, _core.panel, width).transpose(0, 2, 1))
+    def retire(self, retired: NDArray[Any]) -> None:
+        """Never answer these codes again. They keep their places: codes are not used twice."""
+        gone = codes("retired", retired, self.n_items)
+        live = np.ones(self.n_items, np.bool_) if self._live is None else self._live.copy()
+        live[gone] = False
+        self._live = live
 
 
 def _exclusions(

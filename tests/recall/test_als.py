@@ -1,5 +1,6 @@
 """ALS against its objective, its reference, and the promises of a recaller."""
 
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from hybridrec import (
     ALS,
@@ -19,7 +21,7 @@ from hybridrec import (
     Ragged,
 )
 from hybridrec.protocols import Recaller
-from hybridrec.recall.als_solver import ALSConfig, half_sweep, loss, transposed
+from hybridrec.recall.als_solver import ALSConfig, FixedSide, loss, transposed
 
 
 @dataclass
@@ -90,8 +92,8 @@ def test_loss_and_half_sweep_are_those_of_the_design(seed, power, unobserved, ta
     expected = reference.objective(data.histories, users, items, **terms(config))
     assert loss(data.histories, users, items, config) == pytest.approx(expected, rel=1e-5)
     # The half-sweep is where the gradient of that loss vanishes: any step away costs.
-    gram = items.T @ items
-    best = half_sweep(data.histories, items, gram, config, side="user", threads=1)
+    fixed = FixedSide(items.copy(), config, threads=1)
+    best = fixed.solve(data.histories, side="user") @ fixed.axes.T
     least = reference.objective(data.histories, best, items, **terms(config))
     for step in rng.standard_normal((5, 7, 3)) * 0.05:
         away = reference.objective(data.histories, best + step, items, **terms(config))
@@ -239,7 +241,7 @@ def test_refit_undoes_a_rotation(data):
     model = ALS(4, epochs=40, solver="cholesky").fit(data)
     before = model.item_factors
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0].astype(np.float32)
-    model._keep(np.ascontiguousarray(before @ turn))
+    model._keep(np.ascontiguousarray(before @ turn), len(before))
     turned = model.item_factors
     model.refit(data)
     np.testing.assert_allclose(model.item_factors, turned, atol=0.02)
@@ -343,3 +345,41 @@ def test_like_implicit_needs_alpha_above_one():
         ALS.like_implicit(alpha=1.0, regularization=0.1, factors=4)
     with pytest.raises(TypeError, match="unobserved_weight"):
         ALS.like_implicit(alpha=2.0, regularization=0.1, factors=4, unobserved_weight=0.5)
+
+
+def test_implicits_factors_fold_histories_in_as_implicit_does():
+    implicit_als = pytest.importorskip("implicit.cpu.als")
+    data = blocks(30, 40, 3, 6)
+    matrix = csr_matrix(
+        (np.ones(180, np.float32), data.histories.items, data.histories.indptr),
+        shape=(30, 40),
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of BLAS threads
+        theirs = implicit_als.AlternatingLeastSquares(
+            factors=8, alpha=5.0, regularization=0.1, iterations=3, random_state=0, num_threads=1
+        )
+        theirs.fit(matrix, show_progress=False)
+    wanted = theirs.recalculate_user(np.arange(30), matrix)
+    ours = ALS.from_implicit(theirs, half_life=None)
+    assert ours.item_factors.tobytes() == np.asarray(theirs.item_factors).tobytes()
+    np.testing.assert_allclose(ours.user_vectors(queries_of(data)), wanted, rtol=1e-3, atol=1e-5)
+    theirs.alpha = 1.0
+    with pytest.raises(InputError, match=r"alpha is 1\.0"):
+        ALS.from_implicit(theirs)
+
+
+@pytest.mark.parametrize("device", ["gpu", "CUDA", None])
+def test_another_device_is_refused(device):
+    with pytest.raises((InputError, InputTypeError), match="device"):
+        ALS(4, device=device)
+
+
+def test_fitting_on_a_device_that_is_not_there_is_an_error(data):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("torch sees a CUDA device")
+    with pytest.raises(InputError, match="torch sees no GPU"):
+        ALS(4, device="cuda").fit(data)
+    expected = ALS(4).fit(data).item_factors
+    assert ALS(4, device="auto").fit(data).item_factors.tobytes() == expected.tobytes()

@@ -199,7 +199,9 @@ def test_saved_and_loaded_is_the_same_model(tiny_model, tmp_path, caplog):
     caplog.clear()
     loaded = hr.CrossEncoder.load_files(tmp_path / "model")
     queries, items = queries_of([0, 6], n_items=7), np.arange(7, dtype=np.int32)[None]
-    np.testing.assert_array_equal(loaded.score(queries, items), model.score(queries, items))
+    # Torch promises no bits: the same weights at another address may be summed in another order.
+    scores = model.score(queries, items)
+    np.testing.assert_allclose(loaded.score(queries, items), scores, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(
         loaded.score_texts("[SEP] cat", ["dog"]), model.score_texts("[SEP] cat", ["dog"])
     )
