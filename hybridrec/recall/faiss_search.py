@@ -171,7 +171,7 @@ class _Asked:
             dropped |= np.isin(np.arange(len(items))[:, None] * n_items + items, seen)
         # einsum, not BLAS: each sum is taken alone, whatever block it stands in.
         products = np.einsum("bkd,bd->bk", held.vectors[items], queries)
-        scores = np.nan_to_num(products, nan=np.finfo(np.float32).max)
+        scores = np.nan_to_num(products, nan=float(np.finfo(np.float32).max))
         scores[dropped] = -np.inf
         spots, scores = select_top_k(scores, self.k, threads=held.threads)
         return np.where(spots >= 0, np.take_along_axis(items, spots, axis=1), -1), scores
