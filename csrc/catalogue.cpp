@@ -266,24 +266,23 @@ Limit Catalogue::limit(const Asked& asked, int64_t group, float threshold) const
 #endif
 }
 
-#if defined(__AVX512VNNI__)
-#define HYBRIDREC_EACH_COUNT(kernel) \
-    {kernel<1>, kernel<2>, kernel<3>, kernel<4>, kernel<5>, kernel<6>}
-#else
-#define HYBRIDREC_EACH_COUNT(kernel) {kernel<1>, kernel<2>, kernel<3>, kernel<4>}
-#endif
+// call(R) with the constant R = count.
+template <int64_t R = kAtOnce, class Call>
+void with_count(int64_t count, const Call& call) {
+    if constexpr (R > 1)
+        if (count < R) return with_count<R - 1>(count, call);
+    call(std::integral_constant<int64_t, R>());
+}
 
 void Catalogue::reach(int64_t panel, const Asked* const* asked, const Limit* limits, int64_t count,
                       uint64_t* hits) const {
-    static constexpr decltype(&panel_reach<1>) kReach[kAtOnce] = HYBRIDREC_EACH_COUNT(panel_reach);
-    kReach[count - 1](packed_.data() + panel * steps_ * kPanel * kStep, steps_, asked, limits,
-                      hits);
+    const Code* codes = packed_.data() + panel * steps_ * kPanel * kStep;
+    with_count(count, [&](auto r) { panel_reach<r>(codes, steps_, asked, limits, hits); });
 }
 
 #if defined(__AVX512VNNI__)
 void Catalogue::peaks(int64_t group, const Asked* const* asked, const uint64_t* const* closed,
                       int64_t count, float* least) const {
-    static constexpr decltype(&panel_peaks<1>) kPeaks[kAtOnce] = HYBRIDREC_EACH_COUNT(panel_peaks);
     constexpr int32_t kNone = std::numeric_limits<int32_t>::min();
     int32_t peaks[kAtOnce * kLanes];
     std::fill_n(peaks, count * kLanes, kNone);
@@ -291,8 +290,8 @@ void Catalogue::peaks(int64_t group, const Asked* const* asked, const uint64_t* 
     for (int64_t panel = first; panel < std::min(panels(), first + kGroup / kPanel); ++panel) {
         uint64_t open[kAtOnce];
         for (int64_t q = 0; q < count; ++q) open[q] = ~closed[q][panel];
-        kPeaks[count - 1](packed_.data() + panel * steps_ * kPanel * kStep, steps_, asked, open,
-                          peaks);
+        const Code* codes = packed_.data() + panel * steps_ * kPanel * kStep;
+        with_count(count, [&](auto r) { panel_peaks<r>(codes, steps_, asked, open, peaks); });
     }
     const Group& g = groups_[static_cast<size_t>(group)];
     for (int64_t q = 0; q < count; ++q) {

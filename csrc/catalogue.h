@@ -22,14 +22,19 @@ using Code = uint8_t;           // of items: round(y / scale) + 128
 using AskedCode = int8_t;       // of queries: round(x / scale)
 using Limit = int32_t;          // what a first-pass score must reach
 constexpr int64_t kStep = 4;    // factors that an instruction takes together
-constexpr int64_t kAtOnce = 6;  // queries of a register tile: 24 of 32 registers are sums
 constexpr int64_t kLanes = 16;  // parts of a group whose best items are told apart
 #else
 using Code = float;
 using AskedCode = float;
 using Limit = float;
 constexpr int64_t kStep = 1;
+#endif
+
+// Queries of a register tile: as many as leave no sum without a register.
+#if defined(__x86_64__) && !defined(__AVX2__)
 constexpr int64_t kAtOnce = 4;
+#else
+constexpr int64_t kAtOnce = 6;
 #endif
 
 // A query for both passes.

@@ -69,7 +69,8 @@ class ALS:
             O(nnz·F² + (U + I)·F³) an epoch: a row of n < F events costs O(n²·F).
         half_life: recency of a history when asked (fitting weighs events plainly): events after
             which an item counts half, None for never, ``"auto"`` to let validation choose.
-        index: ``"exact"``, or a FAISS factory string such as ``"HNSW32"``.
+        index: ``"exact"``, ``"auto"`` for what suits the catalogue (see
+            :class:`~hybridrec.FaissIndex`), or a FAISS factory string such as ``"HNSW32"``.
         device: where fitting runs: ``"cpu"`` is the compiled core, ``"cuda"`` a GPU through torch,
             ``"auto"`` the GPU where there is one. Histories are folded in on the CPU.
         threads: None uses every CPU this process may use; the factors have the same bits for any.
@@ -277,7 +278,8 @@ class ALS:
         arrays = {"item_factors": self.item_factors}
         if isinstance(self._index, FaissIndex):
             # An index that items were added to is not the one that a new build would give.
-            arrays["faiss"] = self._index.to_arrays()["faiss"]
+            arrays |= self._index.to_arrays()
+            del arrays["vectors"]
         settings = {
             "config": config_to_json(self.config),
             "half_life": self.half_life,
@@ -296,7 +298,7 @@ class ALS:
         index = None
         if "faiss" in arrays:
             index = FaissIndex.from_arrays(
-                {"vectors": items, "faiss": arrays["faiss"]}, config.index, threads=model._threads
+                {**arrays, "vectors": items}, config.index, threads=model._threads
             )
         model._keep(items, whole_number("fitted_items", settings["fitted_items"], least=1), index)
         model.half_life = settings["half_life"]

@@ -56,7 +56,7 @@ class ALSConfig:
         check_half_life(self.half_life)
         if not isinstance(self.index, str) or not self.index:
             raise InputTypeError(
-                f"index is {self.index!r}; wanted 'exact' or a FAISS factory string"
+                f"index is {self.index!r}; wanted 'exact', 'auto' or a FAISS factory string"
             )
         whole_number("seed", self.seed)
         check_name(self.name)

@@ -259,7 +259,7 @@ def test_added_items_are_cold_and_can_be_recalled(data):
         model.recall(queries_of(data), 3)
 
 
-@pytest.mark.parametrize("index", ["exact", "HNSW32"])
+@pytest.mark.parametrize("index", ["exact", "auto", "HNSW32", "IVF2,Flat"])
 def test_a_loaded_model_says_what_the_saved_one_did(data, tmp_path, index):
     if index != "exact":
         pytest.importorskip("faiss")
