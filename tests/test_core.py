@@ -204,6 +204,28 @@ def test_a_row_too_long_to_be_kept_is_solved_as_any_other(build, factors, long):
 
 
 @every_build
+@pytest.mark.parametrize("factors", [40, 64])
+def test_long_sorted_rows_are_solved_side_by_side_as_any_other(build, factors):
+    """Three groups of rows share their passes; the order of events matters to rounding alone."""
+    rng = np.random.default_rng(10)
+    lengths = [3400, 10, 3600, 0, 4200, 3300, 3500]
+    _, other, shared, ridge = problem(rng, 7, 1500, factors)
+    rows = [np.sort(rng.integers(0, 1500, n)).astype(np.int32) for n in lengths]
+    sorted_ = Ragged.from_rows(rows)
+    shuffled = Ragged.from_rows([rng.permutation(row) for row in rows])
+    start = rng.standard_normal((7, factors)).astype(np.float32)
+    common = {"start": start, "alpha": 0.5, "target": 1.0, "steps": 2}
+    got = solve_cg(build, sorted_, other, shared, ridge, threads=1, **common)
+    alone = solve_cg(build, shuffled, other, shared, ridge, threads=1, **common)
+    wanted = reference.conjugate_gradient(sorted_, other, shared, ridge, 0.5, 1.0, start, 2)
+    assert np.linalg.norm(got - wanted) <= 1e-3 * np.linalg.norm(wanted)
+    assert np.linalg.norm(alone - wanted) <= 1e-3 * np.linalg.norm(wanted)
+    for threads in THREADS[1:]:
+        again = solve_cg(build, sorted_, other, shared, ridge, threads=threads, **common)
+        assert again.tobytes() == got.tobytes()
+
+
+@every_build
 def test_an_axis_that_nothing_holds_moves_by_its_events(build):
     """No Gramian and no regularisation there: the equations have a solution all the same."""
     history = Ragged.from_rows([[0, 1, 2]])

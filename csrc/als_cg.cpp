@@ -1,0 +1,258 @@
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "als.h"
+#include "events.h"
+#include "parallel.h"
+#include "vec.h"
+
+namespace hybridrec {
+namespace {
+
+// Where the conjugate gradients of one row stand. Vectors are padded with zeros.
+class Row {
+  public:
+    explicit Row(int64_t stride)
+        : stride_(stride),
+          x_(stride),
+          d_(stride),
+          inverse_(stride),
+          r_(stride),
+          p_(stride),
+          ap_(stride) {}
+
+    // From x = start: r = -(diagonal x), to which the events are still to be added.
+    void start(const Problem& problem, int64_t u, const float* start) {
+        float *x = x_.get(), *d = d_.get(), *inverse = inverse_.get(), *r = r_.get();
+        const int64_t n = problem.other.columns;
+        std::copy_n(start, n, x);
+        for (int64_t f = 0; f < n; ++f) {
+            d[f] = problem.shared[f] + problem.ridge[u];
+            // An axis that nothing holds moves by its events alone.
+            inverse[f] = d[f] > 0.0f ? 1.0f / d[f] : 1.0f;
+            r[f] = -d[f] * x[f];
+        }
+        rz_ = 0.0f;
+        moves_ = true;
+    }
+
+    // r += sum of c (target - y.x) y
+    void add_residual(const Block& block, float target) {
+        float s[kBlock];
+        block_dots(block, x_.get(), stride_, s);
+        for (int64_t i = 0; i < block.size; ++i) s[i] = block.c[i] * (target - s[i]);
+        block_add(block, s, stride_, r_.get());
+    }
+
+    // A new direction p from the residual, and ap = diagonal p, to which the events are still to be
+    // added.
+    void turn() {
+        if (!moves_) return;
+        float *p = p_.get(), *ap = ap_.get(), *r = r_.get();
+        const float *inverse = inverse_.get(), *d = d_.get();
+        for (int64_t f = 0; f < stride_; ++f) ap[f] = inverse[f] * r[f];
+        const float next = dot(r, ap, stride_);
+        moves_ = next > 0.0f;  // or solved, as far as float32 can tell
+        const float keep = rz_ > 0.0f ? next / rz_ : 0.0f;
+        for (int64_t f = 0; f < stride_; ++f) p[f] = ap[f] + keep * p[f];
+        for (int64_t f = 0; f < stride_; ++f) ap[f] = d[f] * p[f];
+        rz_ = next;
+        std::fill_n(curvature_, kRows, 0.0f);
+    }
+
+    // ap += sum of c (y.p) y, and the curvature along p. The last step wants the curvature alone.
+    void add_product(const Block& block, bool last) {
+        if (!moves_) return;
+        float s[kBlock];
+        block_dots(block, p_.get(), stride_, s);
+        for (int64_t i = 0; i < block.size; i += kRows)
+            for (int64_t j = 0; j < kRows; ++j) {
+                const float along = s[i + j];
+                s[i + j] *= block.c[i + j];
+                curvature_[j] += s[i + j] * along;
+            }
+        if (!last) block_add(block, s, stride_, ap_.get());
+    }
+
+    // x and r after the step along p.
+    void step(bool last) {
+        if (!moves_) return;
+        Vec held{};
+        for (int64_t f = 0; f < stride_; f += kWidth) {
+            const Vec p = load(p_.get() + f);
+            held += load(d_.get() + f) * p * p;
+        }
+        const float* c = curvature_;
+        const float curvature =
+            sum(held) + (((c[0] + c[1]) + (c[2] + c[3])) + ((c[4] + c[5]) + (c[6] + c[7])));
+        const float along = rz_ / curvature;
+        moves_ = curvature > 0.0f && std::isfinite(along);
+        if (!moves_) return;
+        add_scaled(x_.get(), along, p_.get(), stride_);
+        if (!last) add_scaled(r_.get(), -along, ap_.get(), stride_);
+    }
+
+    void finish(float* out, int64_t n) const { std::copy_n(x_.get(), n, out); }
+
+  private:
+    int64_t stride_;
+    float rz_ = 0.0f;  // r.z, where z is the preconditioned residual that p was made of
+    bool moves_ = false;
+    float curvature_[kRows] = {};
+    Buffer x_, d_, inverse_, r_, p_, ap_;
+};
+
+// Rows whose events do not stay in cache, solved side by side: every pass goes once through the
+// other side, a part that stays in cache at a time, and through all their events of that part.
+class Together {
+  public:
+    explicit Together(const Problem& problem)
+        : problem_(problem),
+          stride_(padded(problem.other.columns)),
+          part_(kept_rows(stride_)),
+          gathered_(kBlock * stride_),
+          c_(kBlock) {}
+
+    void solve(const int64_t* users, int64_t count, Matrix<float> x, int steps) {
+        while (static_cast<int64_t>(rows_.size()) < count)
+            rows_.push_back(std::make_unique<Row>(stride_));
+        users_ = users;
+        count_ = count;
+        for (int64_t i = 0; i < count; ++i) row(i).start(problem_, users[i], x.row(users[i]));
+        pass([&](Row& row, const Block& block) { row.add_residual(block, problem_.target); });
+        for (int step = 1; step <= steps; ++step) {
+            const bool last = step == steps;
+            for (int64_t i = 0; i < count; ++i) row(i).turn();
+            pass([last](Row& row, const Block& block) { row.add_product(block, last); });
+            for (int64_t i = 0; i < count; ++i) row(i).step(last);
+        }
+        for (int64_t i = 0; i < count; ++i) row(i).finish(x.row(users[i]), x.columns);
+    }
+
+  private:
+    Row& row(int64_t i) { return *rows_[static_cast<size_t>(i)]; }
+
+    template <class Visit>
+    void pass(const Visit& visit) {
+        const Ragged& rows = problem_.rows;
+        next_.resize(static_cast<size_t>(count_));
+        for (int64_t i = 0; i < count_; ++i) next_[static_cast<size_t>(i)] = rows.indptr[users_[i]];
+        for (int64_t end = part_;; end += part_) {
+            for (int64_t i = 0; i < count_; ++i) {
+                int64_t& first = next_[static_cast<size_t>(i)];
+                const int64_t stop =
+                    std::lower_bound(rows.items + first, rows.items + rows.indptr[users_[i] + 1],
+                                     end) -
+                    rows.items;
+                while (first < stop) {
+                    const int64_t size = std::min(kBlock, stop - first);
+                    const Block block =
+                        gather(problem_, first, size, stop, gathered_.get(), c_.get());
+                    visit(row(i), block);
+                    first += size;
+                }
+            }
+            if (end >= problem_.other.rows) return;
+        }
+    }
+
+    const Problem& problem_;
+    int64_t stride_, part_;
+    Buffer gathered_, c_;
+    const int64_t* users_ = nullptr;
+    int64_t count_ = 0;
+    std::vector<int64_t> next_;  // the event of each row that comes next
+    std::vector<std::unique_ptr<Row>> rows_;
+};
+
+// Rows that are worth solving together, in groups: [starts[g], starts[g + 1]) of rows.
+struct Groups {
+    std::vector<int64_t> rows;
+    std::vector<int64_t> starts{0};
+    std::vector<bool> chosen;  // of every row of the problem
+};
+
+Groups long_rows(const Problem& problem) {
+    constexpr int64_t kDense = 8;   // events in a part, on average, that are worth a visit
+    constexpr int64_t kEvents = 4;  // events of a group for every row of the other side
+    const int64_t part = kept_rows(padded(problem.other.columns));
+    Groups groups;
+    groups.chosen.resize(static_cast<size_t>(problem.rows.rows));
+    int64_t events = 0;
+    for (int64_t u = 0; u < problem.rows.rows; ++u) {
+        const int64_t n = problem.rows.length(u);
+        const int32_t* items = problem.rows.items + problem.rows.indptr[u];
+        if (n <= part || n * part < kDense * problem.other.rows ||
+            !std::is_sorted(items, items + n))
+            continue;
+        groups.rows.push_back(u);
+        groups.chosen[static_cast<size_t>(u)] = true;
+        events += n;
+        if (events >= kEvents * problem.other.rows) {
+            groups.starts.push_back(static_cast<int64_t>(groups.rows.size()));
+            events = 0;
+        }
+    }
+    if (events > 0) groups.starts.push_back(static_cast<int64_t>(groups.rows.size()));
+    return groups;
+}
+
+// What a thread needs to solve one row after the other.
+class Alone {
+  public:
+    explicit Alone(const Problem& problem)
+        : problem_(problem), row_(padded(problem.other.columns)), events_(problem) {}
+
+    void solve(int64_t u, float* x, int steps) {
+        events_.start(u);
+        row_.start(problem_, u, x);
+        pass([&](const Block& block) { row_.add_residual(block, problem_.target); });
+        for (int step = 1; step <= steps; ++step) {
+            const bool last = step == steps;
+            row_.turn();
+            pass([&](const Block& block) { row_.add_product(block, last); });
+            row_.step(last);
+        }
+        row_.finish(x, problem_.other.columns);
+    }
+
+  private:
+    template <class Visit>
+    void pass(const Visit& visit) {
+        for (int64_t e = 0; e < events_.size(); e += kBlock) visit(events_.block(e));
+    }
+
+    const Problem& problem_;
+    Row row_;
+    Events events_;
+};
+
+}  // namespace
+
+void solve_cg(const Problem& problem, Matrix<float> x, int steps, int threads) {
+    const Groups groups = long_rows(problem);
+    const auto n_groups = static_cast<int64_t>(groups.starts.size()) - 1;
+    const std::vector<int64_t> starts = even_blocks(problem.rows);
+    // The groups first: they are the longest tasks.
+    parallel_for(n_groups + static_cast<int64_t>(starts.size()) - 1, 1, threads, [&] {
+        return [&, alone = Alone(problem), together = Together(problem)](int64_t task,
+                                                                         int64_t) mutable {
+            if (task < n_groups) {
+                const int64_t *bound = groups.starts.data() + task, begin = bound[0];
+                together.solve(groups.rows.data() + begin, bound[1] - begin, x, steps);
+                return;
+            }
+            const auto b = static_cast<size_t>(task - n_groups);
+            for (int64_t u = starts[b]; u < starts[b + 1]; ++u) {
+                if (problem.rows.length(u) == 0)
+                    std::fill_n(x.row(u), x.columns, 0.0f);
+                else if (!groups.chosen[static_cast<size_t>(u)])
+                    alone.solve(u, x.row(u), steps);
+            }
+        };
+    });
+}
+
+}  // namespace hybridrec
