@@ -126,7 +126,7 @@ class Search {
 
     // Takes the items of a panel that the first pass lets through.
     void take(int64_t panel, uint64_t hits) {
-        constexpr size_t kPatience = 32;  // few at a time keep the threshold near
+        constexpr size_t kPatience = 16;  // few at a time keep the threshold near
         for (hits &= ~closed_[static_cast<size_t>(panel)]; hits; hits &= hits - 1) {
             const int64_t place = panel * kPanel + std::countr_zero(hits);
             items_->prefetch(place);
