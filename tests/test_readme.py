@@ -2,12 +2,14 @@
 
 import re
 import shlex
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 import pytest
+from scipy.sparse import csr_matrix
 
 from hybridrec.cli import main
 
@@ -38,6 +40,16 @@ def named_frames():
     return interactions, movies
 
 
+def implicit_als(generator):
+    """A tiny fitted ALS of implicit."""
+    als = pytest.importorskip("implicit.cpu.als")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of BLAS threads
+        model = als.AlternatingLeastSquares(factors=4, alpha=5.0, iterations=2, num_threads=1)
+        model.fit(csr_matrix(generator.random((20, 30)) < 0.3, dtype=np.float32), False)
+    return model
+
+
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
@@ -58,6 +70,7 @@ def test_the_python_snippets(place, tiny_encoder, monkeypatch, capsys):
         "new_movies": pa.table(
             {"item_id": ["new"], "title": ["New"], "year": [1999], "genres": ["drama"]}
         ),
+        "implicit_als": implicit_als(generator),
         "query_vectors": generator.normal(size=(5, 16)).astype(np.float32),
         "item_vectors": generator.normal(size=(300, 16)).astype(np.float32),
     }
