@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from bench_als import ALPHA, REGULARIZATION, implicit_model
+from bench_als import implicit_model, like_implicit
 from contract import THREADS, same_ranking, scaled, timed
 from inputs import as_csr, interactions
 from numpy.typing import NDArray
@@ -21,15 +21,7 @@ FACTORS, K, WINDOW, SMOOTHING = 64, 100, 10, 20.0
 
 @cache
 def fitted() -> hr.ALS:
-    model = hr.ALS.like_implicit(
-        alpha=ALPHA,
-        regularization=REGULARIZATION,
-        factors=FACTORS,
-        epochs=scaled(smoke=2, default=5, full=5),
-        half_life=None,
-        threads=THREADS,
-    )
-    return model.fit(interactions())
+    return like_implicit(FACTORS, scaled(smoke=2, default=5, full=5)).fit(interactions())
 
 
 def some_users() -> NDArray[Any]:

@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def duel(benchmark: Any, request: pytest.FixtureRequest) -> Duel:
-    """Run a comparison: one checked warm-up of both sides, then interleaved pairs."""
+    """Run a comparison: a warm-up of both sides that is checked, then interleaved pairs."""
 
     def run(
         bench: str,
@@ -55,22 +55,37 @@ def duel(benchmark: Any, request: pytest.FixtureRequest) -> Duel:
         parameters: str,
         unit: str = "call",
         per: int = 1,
+        pairs: int = PAIRS,
+        warm_up: bool = True,
     ) -> Row:
-        """``per``: how many of ``unit`` one run of a side works off."""
-        answers = [side[1]()[1] if side else None for side in (ours, peer)]
-        answer = check(*answers)
+        """A row of the table.
+
+        ``per``: how many of ``unit`` one run of a side works off. ``pairs`` and ``warm_up`` are for
+        what takes minutes; without a warm-up the answers of the last pair are checked.
+        """
+        answers: list[Any] = [None, None]
         seconds: tuple[list[float], list[float]] = ([], [])
 
         def run_ours() -> None:
-            seconds[0].append(ours[1]()[0] / per)
+            taken, answers[0] = ours[1]()
+            seconds[0].append(taken / per)
             CLOCK.advance(seconds[0][-1])
 
         def run_peer() -> None:
             if peer is not None:
-                seconds[1].append(peer[1]()[0] / per)
+                taken, answers[1] = peer[1]()
+                seconds[1].append(taken / per)
 
+        if warm_up:
+            run_ours()
+            run_peer()
+            answer = check(*answers)
+            for measured in seconds:
+                measured.clear()
         benchmark.group = f"{bench}, {data}"
-        benchmark.pedantic(run_ours, setup=run_peer, rounds=PAIRS)
+        benchmark.pedantic(run_ours, setup=run_peer, rounds=pairs)
+        if not warm_up:
+            answer = check(*answers)
         names = (ours[0], "" if peer is None else peer[0])
         row = Row(bench, data, parameters, *names, *map(tuple, seconds), unit, answer)
         benchmark.extra_info.update(row.to_json())
@@ -90,8 +105,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(line)
     terminalreporter.write_line("")
     terminalreporter.write_line(
-        f"peer/ours above 1: hybridrec is faster. Median of {PAIRS} interleaved pairs after a "
-        "warm-up whose answers were compared; float32 throughout."
+        "peer/ours above 1: hybridrec is faster. Medians over interleaved pairs, after a warm-up "
+        "whose answers were compared; float32 throughout."
     )
     for name, value in machine.items():
         if isinstance(value, dict):

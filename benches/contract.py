@@ -1,11 +1,13 @@
 """What makes a figure comparable: one process, interleaved pairs, equal threads, checked answers.
 
 A *side* of a comparison is a function without arguments that does the work once and returns
-``(seconds, answer)``. :func:`timed` makes one of a plain call, :func:`epoch` one of a fit.
+``(seconds, answer)``. :func:`timed` makes one of a plain call, :func:`typical` of many short ones,
+:func:`epoch` of a fit.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -13,7 +15,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,16 +79,58 @@ def timed(call: Callable[[], Any], *, blas_threads: int = THREADS) -> Side:
     return side
 
 
-def epoch(fit: Callable[[int], Any], *, epochs: int = 1, blas_threads: int = THREADS) -> Side:
-    """A side that is one epoch of ``fit(epochs)``: (fit(n + 2) - fit(n)) / 2, no fixed costs."""
+def typical(call: Callable[[int], Any], calls: int) -> Side:
+    """A side that is the median (p50) of ``call(0)``, ``call(1)``, ...; the answer is a list."""
 
-    def side() -> tuple[float, Any]:
-        short, _ = timed(lambda: fit(epochs), blas_threads=blas_threads)()
-        long, model = timed(lambda: fit(epochs + 2), blas_threads=blas_threads)()
-        # At the smoke scale noise may exceed an epoch.
-        return max((long - short) / 2, 1e-9), model
+    def one(turn: int) -> tuple[float, Any]:
+        start = time.perf_counter()
+        answer = call(turn)
+        return time.perf_counter() - start, answer
+
+    def side() -> tuple[float, list[Any]]:
+        seconds, answers = zip(*map(one, range(calls)), strict=True)
+        return statistics.median(seconds), list(answers)
 
     return side
+
+
+def epoch(fit: Callable[[int], Any], *, more: int = 2, blas_threads: int = THREADS) -> Side:
+    """A side that is one epoch of ``fit(epochs)``: (fit(1 + more) - fit(1)) / more.
+
+    So no fixed costs. Where an epoch takes minutes, ``more`` may be 1.
+    """
+
+    def side() -> tuple[float, Any]:
+        short, _ = timed(lambda: fit(1), blas_threads=blas_threads)()
+        long, model = timed(lambda: fit(1 + more), blas_threads=blas_threads)()
+        # At the smoke scale noise may exceed an epoch.
+        return max((long - short) / more, 1e-9), model
+
+    return side
+
+
+def other_builds() -> list[str]:
+    """The core's builds that this machine can run, but for the one that it runs."""
+    from hybridrec import _core
+
+    return [name for name in _core.cpu_builds() if name != _core.build]
+
+
+@contextmanager
+def core_build(name: str) -> Iterator[None]:
+    """Everything in hybridrec on another build of its core, as HYBRIDREC_CPU would choose it."""
+    from hybridrec import _core
+
+    kernels = [kernel for kernel in _core.__all__ if kernel != "build"]
+    module = importlib.import_module(f"hybridrec._core._{name}")
+    before = {kernel: getattr(_core, kernel) for kernel in kernels}
+    try:
+        for kernel in kernels:
+            setattr(_core, kernel, getattr(module, kernel))
+        yield
+    finally:
+        for kernel, function in before.items():
+            setattr(_core, kernel, function)
 
 
 @dataclass(frozen=True)
@@ -201,7 +246,8 @@ def table(rows: Sequence[Row]) -> list[str]:
         lines.append("  ".join(f"{cell:<{w}}" for cell, w in zip(line, wide, strict=True)).rstrip())
         if number:
             row = rows[number - 1]
-            lines.append(f"    {row.parameters}; {row.answer}")
+            runs = "1 run" if len(row.ours_s) == 1 else f"{len(row.ours_s)} runs"
+            lines.append(f"    {row.parameters}; {row.answer}; {runs} a side")
     return lines
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -71,21 +71,33 @@ def interactions() -> Interactions:
 
 @cache
 def synthetic(users: int, items: int, draws: int, seed: int = 0) -> Interactions:
-    """Users drawn by lognormal(0, 1) activity, items by rank^-0.9, repeats dropped.
+    """What :func:`drawn` draws, repeats dropped.
 
     The order inside a history is random: there is none to learn, but there is one to walk through.
     """
     rng = np.random.default_rng(seed)
-    activity = rng.lognormal(0.0, 1.0, users)
-    fame = np.arange(1, items + 1) ** -0.9
-    who = rng.choice(users, draws, p=activity / activity.sum())
-    what = rng.choice(items, draws, p=fame / fame.sum())
+    [(who, what)] = drawn(rng, users, items, draws, at_once=draws)
     pairs = np.unique(who.astype(np.int64) * items + what)
     pairs = rng.permutation(pairs)
     pairs = pairs[np.argsort(pairs // items, kind="stable")]
     counts = np.bincount(pairs // items, minlength=users)
     indptr = np.concatenate([[0], np.cumsum(counts)])
     return Interactions(hr.Ragged(indptr, (pairs % items).astype(np.int32)), items)
+
+
+def drawn(
+    rng: np.random.Generator, users: int, items: int, draws: int, *, at_once: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The users and the items of ``draws`` events, in parts of ``at_once``; repeats happen.
+
+    Users by lognormal(0, 1) activity, items by rank^-0.9.
+    """
+    activity = rng.lognormal(0.0, 1.0, users)
+    fame = np.arange(1, items + 1) ** -0.9
+    activity, fame = activity / activity.sum(), fame / fame.sum()
+    for first in range(0, draws, at_once):
+        part = min(at_once, draws - first)
+        yield rng.choice(users, part, p=activity), rng.choice(items, part, p=fame)
 
 
 @cache
