@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "als.h"
@@ -34,6 +36,8 @@ class Row {
             inverse[f] = d[f] > 0.0f ? 1.0f / d[f] : 1.0f;
             r[f] = -d[f] * x[f];
         }
+        std::fill_n(p_.get(), stride_, 0.0f);  // another row's may not be finite
+        u_ = u;
         rz_ = 0.0f;
         moves_ = true;
     }
@@ -54,6 +58,7 @@ class Row {
         const float *inverse = inverse_.get(), *d = d_.get();
         for (int64_t f = 0; f < stride_; ++f) ap[f] = inverse[f] * r[f];
         const float next = dot(r, ap, stride_);
+        check(next);
         moves_ = next > 0.0f;  // or solved, as far as float32 can tell
         const float keep = rz_ > 0.0f ? next / rz_ : 0.0f;
         for (int64_t f = 0; f < stride_; ++f) p[f] = ap[f] + keep * p[f];
@@ -87,6 +92,7 @@ class Row {
         const float* c = curvature_;
         const float curvature =
             sum(held) + (((c[0] + c[1]) + (c[2] + c[3])) + ((c[4] + c[5]) + (c[6] + c[7])));
+        check(curvature);
         const float along = rz_ / curvature;
         moves_ = curvature > 0.0f && std::isfinite(along);
         if (!moves_) return;
@@ -97,7 +103,13 @@ class Row {
     void finish(float* out, int64_t n) const { std::copy_n(x_.get(), n, out); }
 
   private:
-    int64_t stride_;
+    void check(float x) const {
+        if (!std::isfinite(x))
+            throw std::overflow_error("the equations of row " + std::to_string(u_) +
+                                      " are beyond float32");
+    }
+
+    int64_t stride_, u_ = 0;
     float rz_ = 0.0f;  // r.z, where z is the preconditioned residual that p was made of
     bool moves_ = false;
     float curvature_[kRows] = {};
@@ -174,13 +186,13 @@ struct Groups {
     std::vector<bool> chosen;  // of every row of the problem
 };
 
-Groups long_rows(const Problem& problem) {
+Groups long_rows(const Problem& problem, int threads) {
     constexpr int64_t kDense = 8;   // events in a part, on average, that are worth a visit
-    constexpr int64_t kEvents = 4;  // events of a group for every row of the other side
+    constexpr int64_t kEvents = 4;  // events of a group, at least, for every row of the other side
     const int64_t part = kept_rows(padded(problem.other.columns));
     Groups groups;
     groups.chosen.resize(static_cast<size_t>(problem.rows.rows));
-    int64_t events = 0;
+    int64_t total = 0;
     for (int64_t u = 0; u < problem.rows.rows; ++u) {
         const int64_t n = problem.rows.length(u);
         const int32_t* items = problem.rows.items + problem.rows.indptr[u];
@@ -189,13 +201,18 @@ Groups long_rows(const Problem& problem) {
             continue;
         groups.rows.push_back(u);
         groups.chosen[static_cast<size_t>(u)] = true;
-        events += n;
-        if (events >= kEvents * problem.other.rows) {
-            groups.starts.push_back(static_cast<int64_t>(groups.rows.size()));
-            events = 0;
-        }
+        total += n;
     }
-    if (events > 0) groups.starts.push_back(static_cast<int64_t>(groups.rows.size()));
+    // Who is in a group with whom changes no bit of a row: large groups are quick, two for each
+    // thread keep all of them busy.
+    const int64_t most = std::max(kEvents * problem.other.rows, total / (2 * int64_t{threads}));
+    int64_t events = 0;
+    for (size_t i = 0; i < groups.rows.size(); ++i) {
+        events += problem.rows.length(groups.rows[i]);
+        if (events < most && i + 1 < groups.rows.size()) continue;
+        groups.starts.push_back(static_cast<int64_t>(i) + 1);
+        events = 0;
+    }
     return groups;
 }
 
@@ -232,7 +249,7 @@ class Alone {
 }  // namespace
 
 void solve_cg(const Problem& problem, Matrix<float> x, int steps, int threads) {
-    const Groups groups = long_rows(problem);
+    const Groups groups = long_rows(problem, threads);
     const auto n_groups = static_cast<int64_t>(groups.starts.size()) - 1;
     const std::vector<int64_t> starts = even_blocks(problem.rows);
     // The groups first: they are the longest tasks.

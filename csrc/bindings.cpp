@@ -151,7 +151,8 @@ void py_solve_cg(const Array<int64_t>& indptr, const Array<int32_t>& items,
                  int64_t steps, int64_t threads) {
     const Problem p = problem(indptr, items, weights, other, shared, ridge, alpha, target);
     const Matrix<float> to = changed("x", x, p.rows.rows, p.other.columns);
-    if (steps < 1 || steps > 1000000) refuse("steps is " + std::to_string(steps));
+    if (steps < 1 || steps > 1000000)
+        refuse("steps is " + std::to_string(steps) + "; wanted 1 to 1000000");
     const int workers = checked_threads(threads);
     const py::gil_scoped_release release;
     solve_cg(p, to, static_cast<int>(steps), workers);
@@ -204,6 +205,10 @@ class Search {
 std::unique_ptr<Catalogue> py_catalogue(const Array<float>& items, int64_t threads) {
     const Matrix<const float> m = matrix("items", items);
     checked_items(m.rows);
+    // The sums of the 8-bit pass are int32.
+    if (m.columns > kWidest)
+        refuse("items are " + std::to_string(m.columns) + " wide; wanted at most " +
+               std::to_string(kWidest));
     const int workers = checked_threads(threads);
     const py::gil_scoped_release release;
     return std::make_unique<Catalogue>(m, workers);

@@ -236,6 +236,8 @@ void Catalogue::prepare(const float* query, Asked& asked) const {
 double Catalogue::slack(const Asked& asked, const Group& group) const {
     constexpr double kUnit = std::numeric_limits<float>::epsilon();
     constexpr double kSmallest = std::numeric_limits<float>::denorm_min();
+    // A sum may leave float32 on its way and come back: then nothing is known before it is made.
+    if (asked.norm * group.norm > std::numeric_limits<float>::max()) return double{kInfinity};
     return static_cast<double>(width_ + 8) * (kUnit * asked.norm * group.norm + 2 * kSmallest);
 }
 

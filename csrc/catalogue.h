@@ -14,6 +14,7 @@
 namespace hybridrec {
 
 constexpr int64_t kPanel = 64;          // items scored together: their hits are one 64-bit word
+constexpr int64_t kWidest = 65536;      // factors: 255 * 127 times that is still an int32
 constexpr int64_t kGroup = 4 * kPanel;  // items that share a scale and an error bound
 
 #if defined(__AVX512VNNI__)

@@ -96,7 +96,7 @@ void substitute(const float* u, int64_t n, int64_t stride, float* x) {
 }
 
 void gram(Matrix<const float> m, float* out, int threads) {
-    constexpr int64_t kPartial = int64_t{1} << 24;  // floats of the blocks' sums together: 64 MiB
+    constexpr int64_t kPartial = int64_t{1} << 24;  // floats of the blocks' sums, about
     const int64_t n = m.columns, stride = padded(n);
     const int64_t most =
         std::clamp<int64_t>(kPartial / std::max<int64_t>(1, stride * stride), 4, 64);

@@ -9,6 +9,10 @@
 #include <type_traits>
 #include <utility>
 
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#error "hybridrec needs GCC 12 or newer, or clang: older ones lack __builtin_shufflevector"
+#endif
+
 namespace hybridrec {
 
 #if defined(__AVX512F__)

@@ -10,7 +10,7 @@ from hybridrec import __version__, _core
 from hybridrec.checks import HybridrecError, available_cpus
 from hybridrec.data.pretrained import find_pretrained
 
-_CORE = ("numpy", "scipy", "numba", "narwhals", "pyarrow", "tqdm")
+_CORE = ("numpy", "scipy", "numba", "narwhals", "pyarrow", "threadpoolctl", "tqdm")
 _EXTRAS = {
     "faiss": ("faiss-cpu",),
     "gpu": ("faiss-gpu",),

@@ -123,6 +123,28 @@ def test_products_beyond_float32_are_clipped_and_ordered(build):
 
 
 @every_build
+def test_a_product_that_leaves_float32_on_its_way_is_not_lost(build):
+    """Its true value is 0, but what is computed is infinity less infinity: the largest float32."""
+    items = np.zeros((3000, 128), np.float32)
+    items[:, 0] = 1e18
+    items[7, [0, 2, 3]] = 0, 9e14, -9e14
+    queries = np.zeros((1, 128), np.float32)
+    queries[0, [0, 2, 3]] = 1e20, 1e24, 1e24
+    ids, scores = top_k(build, queries, items, 5, threads=1)
+    assert (ids[0, 0], scores[0, 0]) == (7, np.finfo(np.float32).max)
+
+
+@every_build
+def test_items_too_wide_for_the_8_bit_pass_are_refused(build):
+    with pytest.raises(ValueError, match="70000 wide; wanted at most 65536"):
+        build.Catalogue(np.zeros((1, 70_000), np.float32), threads=1)
+    items = np.tile(np.array([1.01, -1.01], np.float32), (300, 32_768))
+    items[256] = 1.0
+    ids, scores = top_k(build, np.ones((1, 65_536), np.float32), items, 1, threads=1)
+    assert (ids[0, 0], scores[0, 0]) == (256, 65_536)
+
+
+@every_build
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_score_that_cannot_be_ranked_is_refused_unless_left_out(build, bad):
     scores = np.zeros((3, 70), np.float32)
@@ -223,6 +245,22 @@ def test_long_sorted_rows_are_solved_side_by_side_as_any_other(build, factors):
     for threads in THREADS[1:]:
         again = solve_cg(build, sorted_, other, shared, ridge, threads=threads, **common)
         assert again.tobytes() == got.tobytes()
+
+
+@every_build
+def test_a_row_beyond_float32_is_named_and_leaves_no_trace(build):
+    history = Ragged([0, 1, 2, 3], [0, 1, 2], np.array([3e38, 1.0, 1.0], np.float32))
+    other = np.eye(3, dtype=np.float32)
+    system = other, np.ones(3, np.float32), np.ones(3, np.float32)
+    start = np.zeros((3, 3), np.float32)
+    common = {"start": start, "alpha": 10.0, "target": 1.0, "steps": 2, "threads": 1}
+    with pytest.raises(OverflowError, match="row 0 are beyond float32"):
+        solve_cg(build, history, *system, **common)
+    tame = Ragged(history.indptr, history.items, np.array([1e8, 1.0, 1.0], np.float32))
+    alone = Ragged([0, 0, 1, 2], [1, 2])
+    got = solve_cg(build, tame, *system, **common)
+    wanted = solve_cg(build, alone, *system, **common)
+    assert got[1:].tobytes() == wanted[1:].tobytes()
 
 
 @every_build

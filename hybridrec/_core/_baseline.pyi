@@ -76,7 +76,7 @@ class Catalogue:
     def __len__(self) -> int: ...
     @property
     def width(self) -> int:
-        """d."""
+        """Factors of an item, d."""
 
     def vectors(self) -> NDArray[np.float32]:
         """(I, d) a copy of the items."""

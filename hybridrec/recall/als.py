@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -43,6 +44,8 @@ __all__ = ["ALS", "ALSConfig"]
 _HALF_LIVES = (None, 40.0, 20.0, 10.0, 5.0, 3.0, 2.0)
 _BATCH = 4096
 """Queries whose vectors are held at once."""
+_TUNED_TO = 1024
+"""Users whose vectors a FAISS index is tuned to, at most."""
 _CELLS = 1 << 22
 """Floats gathered at once to score pairs: 16 MiB of float32."""
 
@@ -72,7 +75,8 @@ class ALS:
         index: ``"exact"``, ``"auto"`` for what suits the catalogue (see
             :class:`~hybridrec.FaissIndex`), or a FAISS factory string such as ``"HNSW32"``.
         device: where fitting runs: ``"cpu"`` is the compiled core, ``"cuda"`` a GPU through torch,
-            ``"auto"`` the GPU where there is one. Histories are folded in on the CPU.
+            ``"auto"`` the GPU where torch sees one. Histories are folded in on the CPU. A loaded
+            model refits on the CPU.
         threads: None uses every CPU this process may use; the factors have the same bits for any.
         seed: of the initial item factors.
         name: the column that its scores fill.
@@ -148,11 +152,16 @@ class ALS:
                 :class:`~hybridrec.ImplicitModel`.
         """
         items = item_factors(model)
+        if not model.alpha > 1:
+            raise InputError(
+                f"model.alpha is {model.alpha}; wanted above 1, for its objective to be ours: wrap "
+                "the model in hybridrec.ImplicitModel"
+            )
+        settings = {"epochs": model.iterations, **settings}
         als = cls.like_implicit(
             alpha=model.alpha,
             regularization=model.regularization,
             factors=items.shape[1],
-            epochs=model.iterations,
             **settings,
         )
         als._keep(items, len(items))
@@ -200,7 +209,8 @@ class ALS:
         rng = np.random.default_rng(self.config.seed)
         shape = (data.n_items, self.config.factors)
         start = rng.standard_normal(shape, dtype=np.float32) * (0.1 / np.sqrt(shape[1]))
-        self._keep(self._factorise(data, start.astype(np.float32)), data.n_items)
+        items = self._factorise(data, start.astype(np.float32))
+        self._keep(items, data.n_items, histories=data.histories)
         return self
 
     def refit(self, data: FitData) -> Self:
@@ -219,7 +229,7 @@ class ALS:
         start = np.zeros((data.n_items, old.shape[1]), np.float32)
         start[: len(old)] = old
         new = self._factorise(data, start)
-        self._keep(aligned(new, old), data.n_items)
+        self._keep(aligned(new, old), data.n_items, histories=data.histories)
         return self
 
     def user_vectors(self, queries: Queries) -> Scores:
@@ -300,29 +310,49 @@ class ALS:
             index = FaissIndex.from_arrays(
                 {**arrays, "vectors": items}, config.index, threads=model._threads
             )
-        model._keep(items, whole_number("fitted_items", settings["fitted_items"], least=1), index)
+        fitted_items = whole_number("fitted_items", settings["fitted_items"], least=1)
+        model._keep(items, fitted_items, index=index)
         model.half_life = settings["half_life"]
         return model
 
-    def _keep(self, items: Scores, fitted_items: int, index: VectorIndex | None = None) -> None:
-        if not np.isfinite(items).all():
-            row = int(np.flatnonzero(~np.isfinite(items).all(axis=1))[0])
-            raise FitError(
-                f"the factor of item {row} is not finite: scale the weights down or raise "
-                "regularization"
-            )
-        self._index = index or make_index(items, self.config.index, threads=self._threads)
-        self._items = frozen(items)
+    def _keep(
+        self,
+        items: Scores,
+        fitted_items: int,
+        *,
+        index: VectorIndex | None = None,
+        histories: Ragged | None = None,
+    ) -> None:
+        """Hold fitted factors; a new index is tuned to the users of ``histories``, if given."""
         self._fitted_items = fitted_items
         self._fixed = FixedSide(
             items.copy(), self.config, threads=self._threads, catalogue=fitted_items
         )
+        if index is None:
+            users = None
+            if histories is not None and self.config.index != "exact":
+                rng = np.random.default_rng(self.config.seed)
+                active = np.flatnonzero(histories.lengths)
+                sample = rng.permutation(active)[:_TUNED_TO]
+                users = self._fold_in("user", histories.select(np.sort(sample)))
+            index = make_index(items, self.config.index, queries=users, threads=self._threads)
+        self._index, self._items = index, frozen(items)
 
     def _factorise(self, data: FitData, items: Scores) -> Scores:
         histories = data.histories
         if not len(histories.items):
             raise InputError("data has no events: ALS needs at least one to learn from")
-        if self._device != "cpu":
+        new = self._on_device(histories, items)
+        if not np.isfinite(new).all():
+            row = int(np.flatnonzero(~np.isfinite(new).all(axis=1))[0])
+            raise FitError(
+                f"the factor of item {row} is not finite: scale the weights down or raise "
+                "regularization"
+            )
+        return new
+
+    def _on_device(self, histories: Ragged, items: Scores) -> Scores:
+        if self._device == "cuda" or (self._device == "auto" and find_spec("torch")):
             on_device = require_extra("hybridrec.recall.als_torch", "llm")
             device = on_device.resolved(self._device)
             if device != "cpu":

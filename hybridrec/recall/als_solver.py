@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from hybridrec import _core
 from hybridrec.bars import track
@@ -93,13 +96,17 @@ class FixedSide:
         self._threads = threads
         self._catalogue = len(factors) if catalogue is None else catalogue
         gram = _core.gram(factors, threads=threads).astype(np.float64)
-        try:
+        if not np.isfinite(gram).all():
+            raise FitError(
+                "the factors outgrew float32: scale the weights down or raise regularization "
+                f"(now {config.regularization:g})"
+            )
+        with _BLAS_LOCK, _blas().limit(limits=1):
             spectrum, axes = np.linalg.eigh(gram)
-        except np.linalg.LinAlgError as error:
-            raise FitError(_overflow(config)) from error
         self.axes = np.ascontiguousarray(axes, dtype=np.float32)
-        # Rounding may leave an eigenvalue of nothing just below 0.
-        shared = config.unobserved_weight * np.maximum(spectrum, 0.0)
+        # What rounding leaves of an eigenvalue of nothing is nothing.
+        spectrum[spectrum < np.finfo(np.float32).eps * spectrum.max(initial=0.0)] = 0.0
+        shared = config.unobserved_weight * spectrum
         self._shared = shared.astype(np.float32)
         _core.rotate(factors, self.axes, threads=threads)
 
@@ -128,14 +135,20 @@ class FixedSide:
             ) from error
         return out
 
-    def improve(self, rows: Ragged, x: Scores) -> None:
+    def improve(self, rows: Ragged, x: Scores, *, side: str) -> None:
         """``config.cg_steps`` conjugate-gradient steps from ``x``, in place.
 
         ``x`` is (rows, F), on the principal axes before and after. The steps are preconditioned by
         the diagonal that is there without events. O((nnz + rows)·F) time a step.
+
+        Raises:
+            FitError: the equations of a row are beyond float32.
         """
         steps = self._config.cg_steps
-        _core.solve_cg(*self._system(rows), **self._scalars(), x=x, steps=steps)
+        try:
+            _core.solve_cg(*self._system(rows), **self._scalars(), x=x, steps=steps)
+        except OverflowError as error:
+            raise FitError(f"{side} side: {error}: scale the weights down") from error
 
     def widened(self, n: int) -> FixedSide:
         """The same with ``n`` rows of zeros behind the last, which the regularisation ignores."""
@@ -151,6 +164,20 @@ class FixedSide:
     def _scalars(self) -> dict[str, Any]:
         config = self._config
         return {"alpha": config.alpha, "target": config.target, "threads": self._threads}
+
+
+_BLAS_LOCK = threading.Lock()
+"""Two settings of the process' BLAS at once would each put back what the other made."""
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """NumPy's BLAS, to be held to one thread.
+
+    The axes then have the same bits for any number of CPUs, and nothing waits for threads that have
+    none (BLAS does not see a container's quota).
+    """
+    return ThreadpoolController().select(user_api="blas")
 
 
 def factorise(rows: Ragged, items: Scores, config: ALSConfig, *, threads: int) -> Scores:
@@ -193,15 +220,8 @@ def _half_sweep(
     if config.solver == "cholesky":
         return fixed.solve(rows, side=side), fixed.axes
     _core.rotate(x, fixed.axes, threads=threads)
-    fixed.improve(rows, x)
+    fixed.improve(rows, x, side=side)
     return x, fixed.axes
-
-
-def _overflow(config: ALSConfig) -> str:
-    return (
-        "the factors are not finite: scale the weights down or raise regularization "
-        f"(now {config.regularization:g})"
-    )
 
 
 def transposed(rows: Ragged, n_items: int) -> Ragged:

@@ -7,7 +7,7 @@ error is bounded, leaves few to be scored in float32; no score matrix is ever wr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,6 +149,19 @@ class ExactIndex:
         self._items = _core.Catalogue(every, threads=self._threads)
         if self._live is not None:
             self._live = np.concatenate([self._live, np.ones(len(more), np.bool_)])
+
+    def __copy__(self) -> Self:
+        twin = type(self).__new__(type(self))
+        twin.__dict__ |= self.__dict__  # what it holds is never changed
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_items": self.vectors}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Packed anew: another machine may run another build.
+        self.__dict__ |= state
+        self._items = _core.Catalogue(state["_items"], threads=self._threads)
 
     def retire(self, retired: NDArray[Any]) -> None:
         """Never answer these codes again. They keep their places: codes are not used twice."""

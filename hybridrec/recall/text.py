@@ -84,8 +84,8 @@ class TextRecall:
             transformers, and not needed again once the model is fitted.
         half_life: events after which a history item counts half; "auto" starts at 3 and lets
             the engine choose on validation events; None weighs all alike.
-        index: "exact", "auto" (see :class:`~hybridrec.FaissIndex`), or a FAISS factory string such as
-            "HNSW32".
+        index: "exact", "auto" (see :class:`~hybridrec.FaissIndex`), or a FAISS factory string such
+            as "HNSW32".
         max_tokens: where a longer text is cut.
         batch_size: texts encoded at once.
         name: the column that the scores fill.

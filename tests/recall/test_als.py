@@ -21,6 +21,7 @@ from hybridrec import (
     Ragged,
 )
 from hybridrec.protocols import Recaller
+from hybridrec.recall import als as als_module
 from hybridrec.recall.als_solver import ALSConfig, FixedSide, loss, transposed
 
 
@@ -364,8 +365,9 @@ def test_implicits_factors_fold_histories_in_as_implicit_does():
     ours = ALS.from_implicit(theirs, half_life=None)
     assert ours.item_factors.tobytes() == np.asarray(theirs.item_factors).tobytes()
     np.testing.assert_allclose(ours.user_vectors(queries_of(data)), wanted, rtol=1e-3, atol=1e-5)
+    assert ALS.from_implicit(theirs, epochs=7).config.epochs == 7
     theirs.alpha = 1.0
-    with pytest.raises(InputError, match=r"alpha is 1\.0"):
+    with pytest.raises(InputError, match=r"alpha is 1\.0; wanted above 1.*ImplicitModel"):
         ALS.from_implicit(theirs)
 
 
@@ -383,3 +385,27 @@ def test_fitting_on_a_device_that_is_not_there_is_an_error(data):
         ALS(4, device="cuda").fit(data)
     expected = ALS(4).fit(data).item_factors
     assert ALS(4, device="auto").fit(data).item_factors.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("solver", ["cg", "cholesky"])
+def test_weights_beyond_float32_are_an_error_and_no_model(solver):
+    data = blocks(weighted=True)
+    weights = data.histories.weights.copy()
+    weights[7] = 3e38
+    data.histories = Ragged(data.histories.indptr, data.histories.items, weights)
+    with pytest.raises(FitError, match=r"side|finite|outgrew"):
+        ALS(4, alpha=10, solver=solver).fit(data)
+
+
+def test_a_faiss_index_is_tuned_to_the_users(data, monkeypatch):
+    pytest.importorskip("faiss")
+    tuned = []
+    make = als_module.make_index
+
+    def spy(vectors, spec, *, queries, threads):
+        tuned.append(queries)
+        return make(vectors, spec, queries=queries, threads=threads)
+
+    monkeypatch.setattr(als_module, "make_index", spy)
+    model = ALS(4, index="HNSW32", half_life=None).fit(data)
+    np.testing.assert_array_equal(tuned[0], model.user_vectors(queries_of(data)))
