@@ -4,7 +4,7 @@ namespace hybridrec {
 
 Block gather(const Problem& problem, int64_t first, int64_t size, int64_t stop, float* rows,
              float* c) {
-    constexpr int64_t kAhead = 12;  // events whose factors are on their way from memory
+    constexpr int64_t kAhead = 16;  // events whose factors are on their way from memory
     const int64_t n = problem.other.columns, stride = padded(n);
     const int32_t* items = problem.rows.items;
     for (int64_t i = 0; i < size; ++i) {
