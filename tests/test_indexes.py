@@ -101,6 +101,35 @@ def test_read_only_arrays_will_do(make, vectors, queries):
     assert make(vectors).search(queries, 3)[0].shape == (QUERIES, 3)
 
 
+def test_what_becomes_of_the_callers_array_is_its_own_affair(make, vectors, queries):
+    mine, more = vectors.copy(), integers(3, 5)
+    grown = np.concatenate([vectors, more])
+    index = make(mine)
+    mine *= 2
+    for held in (vectors, grown):
+        np.testing.assert_array_equal(index.vectors, held)
+        wanted = top_k(queries, held, len(held))
+        for got, want in zip(index.search(queries, len(held)), wanted, strict=True):
+            np.testing.assert_array_equal(got, want)
+        if held is vectors:
+            index.add(more)
+            more *= 2
+
+
+@needs_faiss
+@pytest.mark.parametrize("spec", ["auto", "Flat"])
+def test_the_vectors_of_a_faiss_index_are_read_only(spec, vectors, queries):
+    index = FaissIndex(vectors, spec)
+    arrays = {name: array.copy() for name, array in index.to_arrays().items()}
+    loaded = FaissIndex.from_arrays(arrays, spec)
+    arrays["vectors"] *= 2
+    np.testing.assert_array_equal(loaded.vectors, vectors)
+    index.add(vectors[:2])
+    for one in (index, loaded):
+        with pytest.raises(ValueError, match="read-only"):
+            one.vectors[0] = 0
+
+
 def test_nothing_allowed_is_nothing_answered(make, vectors, queries):
     ids, scores = make(vectors).search(queries, 4, allow=np.zeros(ITEMS, bool))
     assert (ids == -1).all()
@@ -236,3 +265,15 @@ def test_an_empty_catalogue_answers_with_padding():
     assert ids.tolist() == [[-1, -1]] * 2
     assert (scores == -np.inf).all()
     assert select_top_k(np.empty((1, 0)), 2)[0].tolist() == [[-1, -1]]
+
+
+def test_an_exact_index_is_copied_and_restored(vectors, queries):
+    index = ExactIndex(vectors)
+    index.retire([3])
+    wanted = index.search(queries, 10)
+    twin, restored = copy.copy(index), copy.deepcopy(index)
+    twin.add(vectors[:2])
+    assert (index.n_items, twin.n_items) == (ITEMS, ITEMS + 2)
+    for again in (index.search(queries, 10), restored.search(queries, 10)):
+        np.testing.assert_array_equal(again[0], wanted[0])
+        np.testing.assert_array_equal(again[1], wanted[1])

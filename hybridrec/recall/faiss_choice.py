@@ -142,6 +142,20 @@ def tuned(
     return Settings(breadth, slack, _share(ranks(breadth, slack)))
 
 
+def report(kind: str, settings: Settings, judges: str, target: float) -> None:
+    """Log what tuning came to, and warn where it is below ``target``."""
+    _log.info(
+        "FAISS %s: recall@100 %.3f on %s, breadth %d, %d proposed for each item wanted",
+        kind, settings.recall, judges, settings.breadth, settings.slack,
+    )  # fmt: skip
+    if settings.recall < target:
+        _log.warning(
+            "FAISS %s finds %.3f of the exact top 100, target_recall is %g: take another kind "
+            "(longer codes, more links), spec='auto' or 'exact', or a lower target",
+            kind, settings.recall, target,
+        )  # fmt: skip
+
+
 def _least(enough: Callable[[int], bool], most: int) -> int:
     """About the least number up to ``most`` that is ``enough``; ``most`` where none is.
 

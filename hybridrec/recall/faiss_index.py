@@ -14,6 +14,7 @@ from hybridrec.checks import (
     FitError,
     InputError,
     float_matrix,
+    frozen,
     one_of,
     real_number,
     thread_count,
@@ -25,6 +26,7 @@ from hybridrec.recall.faiss_choice import (
     Settings,
     auto_kind,
     effort,
+    report,
     sampled,
     tuned,
 )
@@ -44,8 +46,10 @@ _log = logging.getLogger("hybridrec")
 
 _TARGET = 0.95
 _TOMBSTONES = 0.25
-"""The share of retired places from which the index is built anew: until then a search looks at up
+"""The share of retired places beyond which the index is built anew: until then a search looks at up
 to a third more than it needs, and a build is paid for by that many retirements."""
+_GROWN = 1.25
+"""How many times more live items "auto" is asked again for: it costs a search, perhaps a build."""
 
 
 class FaissIndex:
@@ -62,10 +66,11 @@ class FaissIndex:
     for any number of threads (so a graph is built on one).
 
     Args:
-        items: (I, d) vectors, finite.
+        items: (I, d) vectors, finite; copied.
         spec: "auto" (exact search while that is the fastest, then lists of floats, then of codes,
-            see :func:`hybridrec.recall.faiss_choice.auto_kind`; on a GPU a look at every item), or
-            a string for ``faiss.index_factory``: "HNSW32", "IVF256,Flat", "IVF1024,PQ64x4fs", ...
+            see :func:`hybridrec.recall.faiss_choice.auto_kind`; on a GPU a look at every item, but
+            of few on the CPU unless ``device`` is "cuda"), or a string for ``faiss.index_factory``:
+            "HNSW32", "IVF256,Flat", "IVF1024,PQ64x4fs", ...
         target_recall: in (0, 1]; the breadth of the search is chosen to find this share of the
             exact top 100. What was reached is :attr:`measured_recall`, and a warning is logged
             where the target cannot be.
@@ -92,15 +97,13 @@ class FaissIndex:
         threads: int | None = None,
         device: str = "auto",
     ) -> None:
-        vectors = float_matrix("items", items)
+        vectors = frozen(float_matrix("items", items).copy())
         self._configure(spec, target_recall, threads, device)
         self._queries: Scores | None = None
         if queries is not None:
             self._queries = sampled(float_matrix("queries", queries, columns=vectors.shape[1]))
             if not len(self._queries):
-                raise InputError(
-                    "queries has no row other than zero: give some user vectors, or None"
-                )
+                raise InputError("queries has no row other than zero: give user vectors, or None")
         live = np.ones(len(vectors), np.bool_)
         self._held = self._built(vectors, live, ExactIndex(vectors, threads=self._threads))
 
@@ -119,7 +122,7 @@ class FaissIndex:
 
     @property
     def vectors(self) -> Scores:
-        """(I, d) the vector of every code, those of retired items included."""
+        """(I, d) the vector of every code, those of retired items included; read-only."""
         return self._held.vectors
 
     @property
@@ -162,28 +165,30 @@ class FaissIndex:
     def add(self, vectors: NDArray[Any]) -> None:
         """Append vectors (n, d); their codes follow the last one.
 
-        Nothing is built anew unless "auto" would choose another kind by now, or a vector is longer
-        than any that the lists were laid out for. What is held is replaced, not changed: a shallow
-        copy of this index grows alone. O(I·d), for the copy.
+        The index is built anew and tuned again where a vector is longer than any that its lists
+        were laid out for, and where "auto", asked again whenever there are a quarter more live
+        items, chooses another kind for them. What is held is replaced, not changed: a shallow copy
+        of this index grows alone. O(I·d), for the copy.
         """
         held = self._held
         more = float_matrix("vectors", vectors, columns=held.vectors.shape[1])
-        every = np.concatenate([held.vectors, more])
+        every = frozen(np.concatenate([held.vectors, more]))
         live = np.concatenate([held.live, np.ones(len(more), np.bool_)])
         exact = copy.copy(held.exact)
         exact.add(more)
         proposer = held.proposer
-        outgrown = self._kind(every, live, exact) != self.kind
+        n_live = int(np.count_nonzero(live))
+        asked = n_live > _GROWN * held.chosen_at
+        outgrown = asked and self._kind(every, live, exact) != self.kind
         if outgrown or (proposer is not None and not proposer.fits(more)):
             self._held = self._built(every, live, exact)
             return
         if proposer is not None:
             proposer = proposer.grown(more, threads=self._threads, device=self._device)
         new = np.arange(len(held.vectors), len(every), dtype=np.int32)
-        places = np.concatenate([held.places, new])
-        self._held = replace(
-            held, vectors=every, live=live, exact=exact, proposer=proposer, places=places
-        )
+        places, settings = np.concatenate([held.places, new]), held.settings
+        chosen_at = n_live if asked else held.chosen_at
+        self._held = Held(every, live, exact, proposer, places, settings, held.threads, chosen_at)
 
     def retire(self, codes: NDArray[Any]) -> None:
         """Never answer ``codes`` (any shape, repeats allowed) again; codes are not reused.
@@ -209,7 +214,8 @@ class FaissIndex:
         - ``faiss_kind``: a string.
         - ``faiss_places``: (n,) int32, the code at each place of the FAISS index.
         - ``faiss_live``: (I,) bool, false where a code is retired.
-        - ``faiss_tuned``: (5,) float64: target, measured recall, breadth, slack, radius.
+        - ``faiss_tuned``: (6,) float64: target, measured recall, breadth, slack, radius, live items
+          when the kind was chosen.
         - ``faiss_digest``: (16,) uint8, what ``vectors`` are recognised by.
         """
         return stored(self._held, self.target_recall)
@@ -239,10 +245,11 @@ class FaissIndex:
         """The kind that ``spec`` means for the live vectors."""
         if self.spec != "auto":
             return self.spec
+        # Saves a search, which looks at no more than all; and FAISS need not be there.
+        if self._device != "cuda" and np.count_nonzero(live) <= EXACT_ITEMS:
+            return "exact"
         if self._device == "cuda" or (self._device == "auto" and has_gpu()):
             return "Flat"
-        if np.count_nonzero(live) <= EXACT_ITEMS:  # saves a search: it looks at no more than all
-            return "exact"
         held = vectors[live]
         judges = self._judges(held)
         _, scores = exact.search(judges, JUDGED_AT, allow=live)
@@ -261,7 +268,7 @@ class FaissIndex:
                 vectors[live], kind, threads=self._threads, device=self._device
             )
         places = np.flatnonzero(live).astype(np.int32)
-        held = Held(vectors, live, exact, proposer, places, Settings(), self._threads)
+        held = Held(vectors, live, exact, proposer, places, Settings(), self._threads, len(places))
         return self._tuned(held)
 
     def _tuned(self, held: Held) -> Held:
@@ -272,27 +279,22 @@ class FaissIndex:
         wanted, _ = held.exact.search(judges, JUDGED_AT, allow=held.allowed(None))
         spots = np.where(wanted >= 0, np.searchsorted(held.places, wanted), -1)
         settings = tuned(held.proposer, judges, spots, self.target_recall, threads=self._threads)
-        self._report(held.proposer.kind, settings, len(judges))
-        return replace(held, settings=settings)
-
-    def _report(self, kind: str, settings: Settings, judges: int) -> None:
         whom = "items" if self._queries is None else "of the queries given"
-        _log.info(
-            "FAISS %s: recall@100 %.3f on %d %s, breadth %d, %d proposed for each item wanted",
-            kind, settings.recall, judges, whom, settings.breadth, settings.slack,
-        )  # fmt: skip
-        if settings.recall < self.target_recall:
-            _log.warning(
-                "FAISS %s finds %.3f of the exact top 100, target_recall is %g: take another kind "
-                "(longer codes, more links), spec='auto' or 'exact', or a lower target",
-                kind, settings.recall, self.target_recall,
-            )  # fmt: skip
+        report(held.proposer.kind, settings, f"{len(judges)} {whom}", self.target_recall)
+        return replace(held, settings=settings)
 
 
 def make_index(
-    vectors: NDArray[Any], spec: str = "exact", *, threads: int | None = None
+    vectors: NDArray[Any],
+    spec: str = "exact",
+    *,
+    queries: NDArray[Any] | None = None,
+    threads: int | None = None,
 ) -> VectorIndex:
-    """The index that ``spec`` names: "exact", "auto", or a FAISS factory string."""
+    """The index that ``spec`` names: "exact", "auto", or a FAISS factory string.
+
+    ``queries`` (B, d) are what FAISS is tuned to, see :class:`FaissIndex`.
+    """
     if spec == "exact":
         return ExactIndex(vectors, threads=threads)
-    return FaissIndex(vectors, spec, threads=threads)
+    return FaissIndex(vectors, spec, queries=queries, threads=threads)

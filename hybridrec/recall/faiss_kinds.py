@@ -7,15 +7,16 @@ search walks through: efSearch of a graph, nprobe of lists.
 from __future__ import annotations
 
 import logging
-import re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridrec.checks import FitError, InputError, InputTypeError, StorageError, require_extra
+from hybridrec.recall.faiss_sphere import gains, largest_norm, lift
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,10 +29,11 @@ _PER_LIST = 64
 """Vectors a list that k-means is trained on: 256, FAISS' own, take four times as long."""
 _WIDEST_GRAPH = 4096
 """Largest efSearch: a graph that needs more is slower than looking at every item."""
-_DEEPEST_GPU = 2048
-"""Most places that a GPU index answers: a limit of its selection kernels."""
-_LIFTED = re.compile(r"IVF\d+(_HNSW\d+)?,Flat")
-"""Kinds laid out on a sphere."""
+_MOST_GPU = 2048
+"""Most places that a GPU index answers, and most lists that it looks into: a limit of its selection
+kernels."""
+_GPU_TURN = Lock()
+"""Held while a GPU index is searched: the memory and streams of one serve one thread at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +44,8 @@ class Proposer:
         kind: its factory string.
         index: the index on the CPU: it grows, and it is saved.
         searched: the same index, or its copy on a GPU.
-        radius: 0, or R where vectors x are held as (x, sqrt(R^2 - |x|^2)) and compared by L2
-            distance, which orders them by inner product (Bachrach et al., RecSys 2014). Lists of
-            floats gain by it: k-means then parts items by norm too, so that a query passes over
-            whole lists of small ones. On 200,000 x 64 with norms from lognormal(0, 0.6),
-            recall@100 0.95 costs a third of what it costs without. Graphs and codes lose.
+        radius: of the sphere that vectors are laid out on (:mod:`hybridrec.recall.faiss_sphere`);
+            0 where they are held as they are.
     """
 
     kind: str
@@ -62,10 +61,9 @@ class Proposer:
             InputError: FAISS does not know the kind, or cannot move it to the device.
             FitError: it has to be trained and cannot be with these vectors.
         """
-        lifted = isinstance(kind, str) and _LIFTED.fullmatch(kind)
-        radius = _largest_norm(vectors) if lifted else 0.0
+        radius = largest_norm(vectors) if gains(kind) else 0.0
         index = _new_index(vectors.shape[1], kind, lifted=radius > 0)
-        laid_out = _lift(vectors, radius)
+        laid_out = lift(vectors, radius)
         with openmp_threads(_building_threads(kind, threads)):
             _train(index, kind, laid_out)
             index.add(laid_out)
@@ -125,14 +123,19 @@ class Proposer:
 
     def fits(self, vectors: Scores) -> bool:
         """Whether ``vectors`` (n, d) can be added: a sphere holds none beyond its radius."""
-        return self.radius == 0 or _largest_norm(vectors) <= self.radius
+        return self.radius == 0 or largest_norm(vectors) <= self.radius
 
     def grown(self, vectors: Scores, *, threads: int, device: str) -> Self:
         """A copy with ``vectors`` (n, d) behind its own."""
         index = require_extra("faiss", "faiss").clone_index(self.index)
         with openmp_threads(_building_threads(self.kind, threads)):
-            index.add(_lift(vectors, self.radius))
+            index.add(lift(vectors, self.radius))
         return replace(self, index=index).on(device)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a copy on a GPU is searched."""
+        return self.searched is not self.index
 
     @property
     def size(self) -> int:
@@ -143,7 +146,7 @@ class Proposer:
     def deepest(self) -> int:
         """Most places worth asking for; beyond half of all, looking at every item is wiser."""
         half = self.size // 2
-        return half if self.searched is self.index else min(half, _DEEPEST_GPU)
+        return min(half, _MOST_GPU) if self.on_gpu else half
 
     @property
     def widest(self) -> int:
@@ -151,7 +154,7 @@ class Proposer:
         faiss = require_extra("faiss", "faiss")
         lists = faiss.try_extract_index_ivf(self.index)
         if lists is not None:
-            return int(lists.nlist)
+            return min(int(lists.nlist), _MOST_GPU) if self.on_gpu else int(lists.nlist)
         return (
             min(self.size, _WIDEST_GRAPH) if isinstance(_core(self.index), faiss.IndexHNSW) else 0
         )
@@ -174,7 +177,7 @@ class Proposer:
         """Whether FAISS can leave places out while it searches."""
         faiss = require_extra("faiss", "faiss")
         able = (faiss.IndexHNSW, faiss.IndexIVF, faiss.IndexFlat, faiss.IndexScalarQuantizer)
-        return self.searched is self.index and isinstance(_core(self.index), able)
+        return not self.on_gpu and isinstance(_core(self.index), able)
 
     def propose(
         self, queries: Scores, fetch: int, breadth: int, selected: Any, *, threads: int
@@ -186,8 +189,10 @@ class Proposer:
         """
         if self.radius > 0:
             queries = np.pad(queries, ((0, 0), (0, 1)))
-        settings = _search_settings(self.searched, breadth, selected)
-        with openmp_threads(threads):
+        # By the index on the CPU: of one on a GPU FAISS does not tell that it has lists. What was
+        # tuned on a CPU may be wider than a GPU can.
+        settings = _search_settings(self.index, min(breadth, self.widest), selected)
+        with _GPU_TURN if self.on_gpu else nullcontext(), openmp_threads(threads):
             _, places = self.searched.search(queries, fetch, params=settings)
         return np.asarray(places, np.int64)
 
@@ -213,18 +218,6 @@ def openmp_threads(threads: int) -> Iterator[None]:
 def _building_threads(kind: str, threads: int) -> int:
     """One for a graph: links made by several depend on who comes first; nothing else does."""
     return 1 if "HNSW" in kind or "NSG" in kind else threads
-
-
-def _largest_norm(vectors: Scores) -> float:
-    return float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors).max(initial=0.0)))
-
-
-def _lift(vectors: Scores, radius: float) -> Scores:
-    """(n, d + 1) on the sphere of ``radius``, or ``vectors`` themselves where it is 0."""
-    if radius == 0:
-        return vectors
-    height = np.sqrt(np.maximum(radius**2 - np.einsum("nd,nd->n", vectors, vectors), 0))
-    return np.column_stack([vectors, height.astype(np.float32)])
 
 
 def _new_index(width: int, kind: str, *, lifted: bool) -> Any:

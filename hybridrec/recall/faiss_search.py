@@ -36,13 +36,14 @@ class Held:
     """All that a search reads, bound at once: readers in other threads keep what they had.
 
     Attributes:
-        vectors: (I, d) of every code, retired ones too.
+        vectors: (I, d) of every code, retired ones too; read-only.
         live: (I,) false where a code is retired.
         exact: the index of ``vectors``.
         proposer: FAISS' index, or None where the exact one is used for everything.
         places: (n,) rising, the code that stands at each place of ``proposer``.
         settings: how ``proposer`` is searched.
         threads: for the search.
+        chosen_at: live codes when it was last asked which kind suits them.
     """
 
     vectors: Scores
@@ -52,6 +53,7 @@ class Held:
     places: Items
     settings: Settings
     threads: int
+    chosen_at: int
 
     @property
     def tombstones(self) -> float:
@@ -72,8 +74,9 @@ class Held:
         k = whole_number("k", k, least=1)
         _check_filters(len(queries), len(self.vectors), exclude, allow)
         allowed = self.allowed(allow)
+        left = len(self.vectors) if allowed is None else np.count_nonzero(allowed)
         few = allow is not None and np.count_nonzero(allow) <= _FEW * len(allow)
-        if self.proposer is None or few or not len(self.places):
+        if self.proposer is None or few or k > left:
             return self._exactly(queries, k, exclude, allowed)
         items = np.full((len(queries), k), -1, dtype=np.int32)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)

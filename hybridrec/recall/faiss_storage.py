@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridrec.checks import StorageError, float_matrix
+from hybridrec.checks import StorageError, float_matrix, frozen
 from hybridrec.recall.exact_index import ExactIndex
 from hybridrec.recall.faiss_choice import Settings
 from hybridrec.recall.faiss_kinds import Proposer
@@ -24,7 +24,7 @@ def stored(held: Held, target: float) -> dict[str, NDArray[Any]]:
     """The arrays that :meth:`FaissIndex.to_arrays` describes."""
     settings, proposer = held.settings, held.proposer
     radius = 0.0 if proposer is None else proposer.radius
-    chosen = [target, settings.recall, settings.breadth, settings.slack, radius]
+    chosen = [target, settings.recall, settings.breadth, settings.slack, radius, held.chosen_at]
     return {
         "vectors": held.vectors,
         "faiss": np.empty(0, np.uint8) if proposer is None else proposer.to_bytes(),
@@ -46,26 +46,27 @@ def restored(
     Raises:
         StorageError: the bytes are no FAISS index, or one of other vectors.
     """
-    vectors = float_matrix("vectors", arrays["vectors"])
+    vectors = frozen(float_matrix("vectors", arrays["vectors"]).copy())
     n, width = vectors.shape
     exact = ExactIndex(vectors, threads=threads)
     if "faiss_tuned" not in arrays:
         proposer = Proposer.from_bytes(arrays["faiss"], spec, shape=(n, width), radius=0.0)
         places, live = np.arange(n, dtype=np.int32), np.ones(n, np.bool_)
-        held = Held(vectors, live, exact, proposer.on(device), places, Settings(), threads)
+        held = Held(vectors, live, exact, proposer.on(device), places, Settings(), threads, n)
         return held, None
     if not np.array_equal(arrays["faiss_digest"], _digest(vectors)):
         raise StorageError(
             f"the saved FAISS index belongs to other vectors than these {n}: fit and save again"
         )
-    target, recall, breadth, slack, radius = arrays["faiss_tuned"].tolist()
+    target, recall, breadth, slack, radius, chosen_at = arrays["faiss_tuned"].tolist()
     places, kind = arrays["faiss_places"], str(arrays["faiss_kind"])
     found = None
     if kind != "exact":
         shape = (len(places), width)
         found = Proposer.from_bytes(arrays["faiss"], kind, shape=shape, radius=radius).on(device)
     settings = Settings(int(breadth), int(slack), recall)
-    held = Held(vectors, arrays["faiss_live"], exact, found, places, settings, threads)
+    live = arrays["faiss_live"]
+    held = Held(vectors, live, exact, found, places, settings, threads, int(chosen_at))
     return held, target
 
 

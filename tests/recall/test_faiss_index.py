@@ -3,6 +3,7 @@
 import copy
 import logging
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -184,6 +185,15 @@ def test_faiss_itself_leaves_out_what_is_not_allowed(spec, built, no_few):
     assert (spots % 3 == 0).all()
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_more_than_there_are_to_answer_are_searched_for_exactly(share, index, monkeypatch):
+    monkeypatch.setattr(faiss_search, "_Asked", None)  # FAISS is not so much as asked
+    index.retire(np.arange(50))
+    allow = None if share == 1 else np.random.default_rng(3).random(N) < share
+    left = N - 50 if allow is None else allow[50:].sum()
+    check(index, vectors(4, seed=1), left + 1, None, allow, range(50))
+
+
 @pytest.mark.parametrize("packed", [0.0, 1.0])
 def test_few_allowed_are_searched_exactly(packed, monkeypatch):
     monkeypatch.setattr(faiss_search, "_PACKED", packed)
@@ -329,7 +339,7 @@ def test_auto_searches_exactly_until_that_is_slower(monkeypatch):
     assert FaissIndex.from_arrays(index.to_arrays(), "auto").kind == "exact"
     monkeypatch.setattr(faiss_choice, "EXACT_ITEMS", 300)
     monkeypatch.setattr(faiss_index, "EXACT_ITEMS", 300)
-    index.add(vectors(51, seed=2))
+    index.add(vectors(151, seed=2))
     assert index.kind == "IVF128,Flat"
     check(index, vectors(5, seed=3), 10, None, None)
     loaded = FaissIndex.from_arrays(index.to_arrays(), "auto")
@@ -339,9 +349,25 @@ def test_auto_searches_exactly_until_that_is_slower(monkeypatch):
     # Norms that fall fast let exact search stop early, however many items there are.
     steep = vectors(800) * np.exp(-np.arange(800) / 20)[:, None]
     assert FaissIndex(steep, threads=1).kind == "exact"
-    index.retire(np.arange(400))  # built anew, by then from few
+    index.retire(np.arange(460))  # built anew, by then from few
     assert index.kind == "exact"
-    check(index, vectors(5, seed=3), 10, None, None, range(400))
+    check(index, vectors(5, seed=3), 10, None, None, range(460))
+
+
+def test_auto_is_asked_again_for_a_quarter_more_live_items(monkeypatch):
+    index, asked = FaissIndex(vectors(400), threads=1), []
+    monkeypatch.setattr(index, "_kind", lambda _, live, __: asked.append(live.sum()) or "exact")
+    index.retire(np.arange(40))
+    for n in (50, 50, 40):  # 500 live codes are a quarter more than 400, no more than that
+        index.add(vectors(n, seed=2))
+    assert not asked
+    index.add(vectors(1, seed=3))
+    assert asked == [501]
+    index = FaissIndex.from_arrays(index.to_arrays(), "auto", threads=1)
+    monkeypatch.setattr(index, "_kind", lambda _, live, __: asked.append(live.sum()) or "exact")
+    index.add(vectors(125, seed=4))
+    index.add(vectors(1, seed=5))
+    assert asked == [501, 627]
 
 
 def test_effort_is_what_no_norm_rules_out():
@@ -393,6 +419,36 @@ def test_a_gpu_gives_the_same_promises(spec):
     check(loaded, vectors(5, seed=1), 10, exclude, None, range(50))
     with pytest.raises(InputError, match="cannot hold 'HNSW32'"):
         FaissIndex(vectors(), "HNSW32", device="cuda")
+
+
+class OnGpu:
+    """Stands in for the copy on a GPU: FAISS does not see lists in it, and nothing filters."""
+
+    def __init__(self, index):
+        self.index, self.breadths, self.depths = index, [], []
+
+    def search(self, queries, fetch, params=None):
+        assert faiss_kinds._GPU_TURN.locked()
+        assert params.sel is None
+        self.breadths.append(params.nprobe)
+        self.depths.append(fetch)
+        return self.index.search(queries, fetch, params=params)
+
+
+def test_lists_on_a_gpu_are_searched_in_turn_and_within_its_limits(monkeypatch):
+    monkeypatch.setattr(faiss_kinds, "_MOST_GPU", 64)
+    index = FaissIndex(vectors(5000), "IVF128,Flat", target_recall=1.0, threads=1)
+    held = index._held
+    assert held.settings.breadth > 64
+    searched = OnGpu(held.proposer.index)
+    index._held = replace(held, proposer=replace(held.proposer, searched=searched))
+    queries = vectors(5, seed=1)
+    check(index, queries, 10, None, np.arange(5000) % 50 > 0)
+    check(index, queries, 10, Ragged.from_rows([range(20 * row) for row in range(5)]), None)
+    check(index, queries, 10, None, None)
+    assert set(searched.breadths) == {64}
+    assert max(searched.depths) == 64
+    assert not faiss_kinds._GPU_TURN.locked()
 
 
 def test_ties_are_broken_by_code():
@@ -483,9 +539,18 @@ def test_damaged_arrays_are_refused():
 
 def test_without_faiss_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
+    for spec, device in (("HNSW32", "cpu"), ("auto", "cuda")):
+        with pytest.raises(MissingExtraError, match=r"hybridrec\[faiss\]"):
+            FaissIndex(vectors(), spec, device=device)
+    assert make_index(vectors()).n_items == N
+    index = FaissIndex(vectors())  # "auto": few items are searched exactly
+    index.add(vectors(300, seed=1))
+    index.retire([3])
+    loaded = FaissIndex.from_arrays(index.to_arrays(), "auto")
+    check(loaded, vectors(4, seed=2), 10, None, None, [3])
+    monkeypatch.setattr(faiss_index, "EXACT_ITEMS", N - 1)
     with pytest.raises(MissingExtraError, match=r"hybridrec\[faiss\]"):
         FaissIndex(vectors())
-    assert make_index(vectors()).n_items == N
 
 
 def test_make_index_reads_the_spec():
