@@ -117,8 +117,7 @@ class ImplicitModel:
 
     def _configure(self, config: ImplicitConfig, arrays: Mapping[str, NDArray[Any]] | None) -> None:
         self.config = config
-        chosen = config.half_life
-        self.half_life = None if isinstance(chosen, str) else chosen
+        self.half_life = None if isinstance(config.half_life, str) else config.half_life
         self._state: Learnt | None = None if arrays is None else _state(config, arrays)
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -16,21 +16,15 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dposv
 from scipy.sparse import csr_array
 
-from hybridrec.candidates import Candidates
-from hybridrec.checks import FitError, InputError, UnknownIdError, frozen, whole_number
-from hybridrec.recall.promises import check_pairs, recall_rows, score_rows
+from hybridrec.checks import FitError, InputError, UnknownIdError, frozen
+from hybridrec.recall.promises import recall_rows, recall_vectors, score_rows, score_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hybridrec.candidates import Queries
+    from hybridrec.candidates import Candidates, Queries
     from hybridrec.protocols import VectorIndex
     from hybridrec.ragged import Items, Scores
-
-_BATCH = 1024
-"""Queries whose vectors are held at once."""
-_CELLS = 1 << 22
-"""Floats gathered at once to score pairs: 16 MiB of float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,26 +88,12 @@ class Vectors(Learnt):
 
     def recall(self, queries: Queries, half_life: float | None, k: int) -> Candidates:
         """A search of the index."""
-        k = whole_number("k", k, least=1)
-        found = np.full((len(queries), k), -1, dtype=np.int32)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        for part, batch in queries.batches(_BATCH):
-            found[part], scores[part] = self.index.search(
-                self.of(batch, half_life), k, exclude=batch.exclude, allow=batch.allow
-            )
-        return Candidates(found, scores, {self.name: np.where(found >= 0, scores, 0)})
+        of = partial(self.of, half_life=half_life)
+        return recall_vectors(self.name, of, self.index, queries, k)
 
     def score(self, queries: Queries, half_life: float | None, items: Items) -> Scores:
         """Inner products of pairs, a block at a time."""
-        items = check_pairs(queries, items)
-        scores = np.empty(items.shape, dtype=np.float32)
-        size = max(1, min(_BATCH, _CELLS // max(1, items.shape[1] * self.items.shape[1])))
-        for part, batch in queries.batches(size):
-            # Code -1 reads the last item; it is written over below.
-            pairs = self.items[items[part]]
-            scores[part] = np.einsum("bf,bkf->bk", self.of(batch, half_life), pairs)
-        scores[items < 0] = -np.inf
-        return scores
+        return score_vectors(partial(self.of, half_life=half_life), self.items, queries, items)
 
     def grown(self, n: int) -> Self:
         """The same, the index too, with :attr:`_cold` rows behind the last item."""
@@ -161,6 +141,9 @@ class FoldedIn(Vectors):
         for row in np.flatnonzero(queries.histories.lengths):
             part = slice(history.indptr[row], history.indptr[row + 1])
             taken = self.items[history.indices[part]].astype(np.float64)
+            # Not by FixedSide: there an item adds c on the left and t·c on the right. Here it is
+            # alpha·w - 1 and alpha·w, which one t fits only while all w are equal, and c may not
+            # be below 0, as this is where alpha·w < 1.
             confidence = self.alpha * history.data[part].astype(np.float64)
             system = self._shared + (taken.T * (confidence - 1.0)) @ taken
             _, solved, failure = dposv(system, confidence @ taken)

@@ -21,15 +21,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hybridrec.candidates import Queries
+    from hybridrec.protocols import VectorIndex
     from hybridrec.ragged import Items, Scores
 
     Rows = Callable[[Queries], Scores]
     """(B, I) float32: what every item of the catalogue scores for each query."""
+    QueryVectors = Callable[[Queries], Scores]
+    """(B, F) float32: what items' vectors are multiplied with for each query."""
 
 T = TypeVar("T")
 
+_BATCH = 1024
+"""Queries worked on at once, at most."""
 _CELLS = 1 << 24
 """Scores held at once while the whole catalogue is scored: 64 MiB of float32."""
+_GATHERED = 1 << 22
+"""Floats of item vectors gathered at once to score pairs: 16 MiB."""
 
 
 def check_name(name: object) -> None:
@@ -72,25 +79,51 @@ def recall_rows(name: str, rows: Rows, queries: Queries, k: int) -> Candidates:
 
     O(I) memory a query of a batch, at most 64 MiB (or one row) at a time.
     """
-    k = whole_number("k", k, least=1)
-    found = np.full((len(queries), k), -1, dtype=np.int32)
-    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    for part, batch in queries.batches(_batch_size(queries.n_items)):
-        found[part], scores[part] = select_top_k(
-            rows(batch), k, exclude=batch.exclude, allow=batch.allow
-        )
-    return Candidates(found, scores, {name: np.where(found >= 0, scores, 0)})
+
+    def best(batch: Queries, k: int) -> tuple[Items, Scores]:
+        return select_top_k(rows(batch), k, exclude=batch.exclude, allow=batch.allow)
+
+    return _recalled(name, best, queries, k, _batch_size(queries.n_items))
 
 
 def score_rows(rows: Rows, queries: Queries, items: Items) -> Scores:
     """(B, K) float32, the scores of ``rows`` at ``items`` (B, K); -inf where the code is -1."""
+
+    def pairs(batch: Queries, items: Items) -> Scores:
+        return np.take_along_axis(rows(batch), items.astype(np.int64), axis=1)
+
+    return _scored(pairs, queries, check_pairs(queries, items), _batch_size(queries.n_items))
+
+
+def recall_vectors(
+    name: str, vectors: QueryVectors, index: VectorIndex, queries: Queries, k: int
+) -> Candidates:
+    """The best ``k`` items a query of a recaller that searches ``index`` with ``vectors``.
+
+    O(F + k) memory a query, of the vectors 1,024 rows at a time.
+    """
+
+    def best(batch: Queries, k: int) -> tuple[Items, Scores]:
+        return index.search(vectors(batch), k, exclude=batch.exclude, allow=batch.allow)
+
+    return _recalled(name, best, queries, k, _BATCH)
+
+
+def score_vectors(
+    vectors: QueryVectors, item_vectors: Scores, queries: Queries, items: Items
+) -> Scores:
+    """(B, K) float32, what ``vectors`` and ``item_vectors`` (I, F) make at ``items`` (B, K).
+
+    Inner products; -inf where the code is -1. Gathers at most 16 MiB of item vectors (or those of
+    one query) at a time.
+    """
     items = check_pairs(queries, items)
-    scores = np.empty(items.shape, dtype=np.float32)
-    for part, batch in queries.batches(_batch_size(queries.n_items)):
-        # Code -1 reads the last column; it is written over below.
-        scores[part] = np.take_along_axis(rows(batch), items[part].astype(np.int64), axis=1)
-    scores[items < 0] = -np.inf
-    return scores
+
+    def pairs(batch: Queries, items: Items) -> Scores:
+        return np.asarray(np.einsum("bf,bkf->bk", vectors(batch), item_vectors[items]))
+
+    gathered = max(1, items.shape[1] * item_vectors.shape[1])
+    return _scored(pairs, queries, items, max(1, min(_BATCH, _GATHERED // gathered)))
 
 
 def check_pairs(queries: Queries, items: Items) -> Items:
@@ -101,5 +134,33 @@ def check_pairs(queries: Queries, items: Items) -> Items:
     return items
 
 
+def _recalled(
+    name: str,
+    best: Callable[[Queries, int], tuple[Items, Scores]],
+    queries: Queries,
+    k: int,
+    size: int,
+) -> Candidates:
+    """What ``best`` finds for each batch of ``size`` queries."""
+    k = whole_number("k", k, least=1)
+    found = np.full((len(queries), k), -1, dtype=np.int32)
+    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    for part, batch in queries.batches(size):
+        found[part], scores[part] = best(batch, k)
+    return Candidates(found, scores, {name: np.where(found >= 0, scores, 0)})
+
+
+def _scored(
+    pairs: Callable[[Queries, Items], Scores], queries: Queries, items: Items, size: int
+) -> Scores:
+    """What ``pairs`` gives for each batch of ``size`` queries; -inf where the code is -1."""
+    scores = np.empty(items.shape, dtype=np.float32)
+    for part, batch in queries.batches(size):
+        # Code -1 reads the last item; it is written over below.
+        scores[part] = pairs(batch, items[part])
+    scores[items < 0] = -np.inf
+    return scores
+
+
 def _batch_size(n_items: int) -> int:
-    return max(1, min(1024, _CELLS // max(1, n_items)))
+    return max(1, min(_BATCH, _CELLS // max(1, n_items)))
