@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from hybridrec import _core
-from hybridrec.candidates import Candidates
 from hybridrec.checks import (
     FitError,
     InputError,
@@ -28,26 +27,22 @@ from hybridrec.checks import (
 from hybridrec.recall.als_solver import ALSConfig, FixedSide, aligned, factorise, loss
 from hybridrec.recall.faiss_index import FaissIndex, make_index
 from hybridrec.recall.implicit_model import item_factors
-from hybridrec.recall.promises import check_pairs, check_queries, fitted
+from hybridrec.recall.promises import check_queries, fitted, recall_vectors, score_vectors
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hybridrec.candidates import Queries
+    from hybridrec.candidates import Candidates, Queries
     from hybridrec.protocols import FitData, VectorIndex
     from hybridrec.ragged import Items, Ragged, Scores
 
 __all__ = ["ALS", "ALSConfig"]
 
 _HALF_LIVES = (None, 40.0, 20.0, 10.0, 5.0, 3.0, 2.0)
-_BATCH = 4096
-"""Queries whose vectors are held at once."""
 _TUNED_TO = 1024
 """Users whose vectors a FAISS index is tuned to, at most."""
-_CELLS = 1 << 22
-"""Floats gathered at once to score pairs: 16 MiB of float32."""
 
 
 class ALS:
@@ -244,28 +239,13 @@ class ALS:
     def recall(self, queries: Queries, k: int) -> Candidates:
         """The ``k`` items with the largest x·y that a query does not exclude."""
         index = fitted(self.name, self._index)
-        k = whole_number("k", k, least=1)
-        found = np.full((len(queries), k), -1, dtype=np.int32)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        for part, batch in queries.batches(_BATCH):
-            found[part], scores[part] = index.search(
-                self.user_vectors(batch), k, exclude=batch.exclude, allow=batch.allow
-            )
-        return Candidates(found, scores, {self.name: np.where(found >= 0, scores, 0)})
+        return recall_vectors(self.name, self.user_vectors, index, queries, k)
 
     def score(self, queries: Queries, items: Items) -> Scores:
         """(B, K) float32, x·y; -inf where the code is -1."""
         factors = self.item_factors
         check_queries(self.name, len(factors), queries)
-        items = check_pairs(queries, items)
-        scores = np.empty(items.shape, dtype=np.float32)
-        size = max(1, min(_BATCH, _CELLS // max(1, items.shape[1] * factors.shape[1])))
-        for part, batch in queries.batches(size):
-            # Code -1 reads the last item; it is written over below.
-            pairs = factors[items[part]]
-            scores[part] = np.einsum("bf,bkf->bk", self.user_vectors(batch), pairs)
-        scores[items < 0] = -np.inf
-        return scores
+        return score_vectors(self.user_vectors, factors, queries, items)
 
     def add_items(self, texts: Sequence[str] | None, n: int) -> None:
         """``n`` items that nobody has taken yet: zero vectors, score 0."""

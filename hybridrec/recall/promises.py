@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_VECTORS = 4096
+"""Queries whose vectors are held at once."""
 _BATCH = 1024
 """Queries worked on at once, at most."""
 _CELLS = 1 << 24
@@ -100,13 +102,13 @@ def recall_vectors(
 ) -> Candidates:
     """The best ``k`` items a query of a recaller that searches ``index`` with ``vectors``.
 
-    O(F + k) memory a query, of the vectors 1,024 rows at a time.
+    O(F + k) memory a query, of the vectors 4,096 rows at a time.
     """
 
     def best(batch: Queries, k: int) -> tuple[Items, Scores]:
         return index.search(vectors(batch), k, exclude=batch.exclude, allow=batch.allow)
 
-    return _recalled(name, best, queries, k, _BATCH)
+    return _recalled(name, best, queries, k, _VECTORS)
 
 
 def score_vectors(
@@ -123,7 +125,7 @@ def score_vectors(
         return np.asarray(np.einsum("bf,bkf->bk", vectors(batch), item_vectors[items]))
 
     gathered = max(1, items.shape[1] * item_vectors.shape[1])
-    return _scored(pairs, queries, items, max(1, min(_BATCH, _GATHERED // gathered)))
+    return _scored(pairs, queries, items, max(1, min(_VECTORS, _GATHERED // gathered)))
 
 
 def check_pairs(queries: Queries, items: Items) -> Items:

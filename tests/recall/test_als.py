@@ -185,7 +185,7 @@ def test_batches_do_not_show(data, model, monkeypatch):
     queries = queries_of(data)
     whole = model.recall(queries, 5)
     scores = model.score(queries, whole.items)
-    monkeypatch.setattr("hybridrec.recall.als._BATCH", 7)
+    monkeypatch.setattr("hybridrec.recall.promises._VECTORS", 7)
     parts = model.recall(queries, 5)
     assert parts.items.tobytes() == whole.items.tobytes()
     assert parts.scores.tobytes() == whole.scores.tobytes()

@@ -219,6 +219,7 @@ def test_the_size_of_a_batch_is_not_seen(model, monkeypatch):
     wanted, scores = model.recall(queries, 10), every_score(model, queries)
     for module in (als, implicit_state, promises, text):
         monkeypatch.setattr(module, "_BATCH", 3, raising=False)
+        monkeypatch.setattr(module, "_VECTORS", 3, raising=False)
         monkeypatch.setattr(module, "_CELLS", 3 * I, raising=False)
     assert_same(model.recall(queries, 10), wanted)
     np.testing.assert_array_equal(every_score(model, queries), scores)
