@@ -7,6 +7,7 @@ here uses ``assert``: it would vanish under ``python -O``.
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import os
 from pathlib import Path
@@ -81,6 +82,21 @@ def require_extra(module: str, extra: str) -> ModuleType:
             f"this needs {module!r}, which cannot be imported ({error}); "
             f"install it with: pip install 'hybridrec[{extra}]'"
         ) from error
+
+
+def resolved_device(stage: str, device: str, *, cuda: bool) -> str:
+    """What ``device`` stands for: "cpu" or "cuda". ``cuda``: torch sees a GPU. Logs an "auto".
+
+    Raises:
+        InputError: "cuda" without a GPU.
+    """
+    found = "cuda" if cuda else "cpu"
+    if device == "auto":
+        logging.getLogger("hybridrec").info("%s: device 'auto' is %r", stage, found)
+        return found
+    if device == "cuda" and found != "cuda":
+        raise InputError("device is 'cuda', but torch sees no GPU; wanted 'auto' or 'cpu'")
+    return device
 
 
 def whole_number(name: str, value: object, *, least: int = 0, most: int | None = None) -> int:

@@ -7,7 +7,6 @@ Shapes: J rows of the side held fixed, F factors; R rows of a block, L events of
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from hybridrec.bars import track
-from hybridrec.checks import FitError, InputError, one_of
+from hybridrec.checks import FitError, one_of, resolved_device
 from hybridrec.recall.als_solver import ALSConfig, transposed
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from hybridrec.ragged import Ragged, Scores
 
 __all__ = ["factorise", "resolved"]
-
-_log = logging.getLogger("hybridrec")
 
 _LIKE = 1.25
 """How many times as long as the shortest the longest row of a block may be."""
@@ -44,13 +41,7 @@ def resolved(device: str) -> str:
         InputError: "cuda" where torch sees no GPU, or another word.
     """
     one_of("device", device, ("auto", "cpu", "cuda"))
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "auto":
-        _log.info("ALS: device 'auto' is %r", found)
-        return found
-    if device == "cuda" and found != "cuda":
-        raise InputError("device is 'cuda', but torch sees no GPU; wanted 'auto' or 'cpu'")
-    return device
+    return resolved_device("ALS", device, cuda=torch.cuda.is_available())
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from hybridrec.checks import InputError, InputTypeError, require_extra
+from hybridrec.checks import InputError, InputTypeError, require_extra, resolved_device
 from hybridrec.data.pretrained import quietly
 from hybridrec.rerank.prompt import TokenTable
 
@@ -49,7 +49,9 @@ class Network:
         torch = require_extra("torch", "llm")
         transformers = require_extra("transformers", "llm")
         self._config = config
-        self._device = torch.device(_resolved(torch, config.device))
+        self._device = torch.device(
+            resolved_device("cross-encoder", config.device, cuda=torch.cuda.is_available())
+        )
         self._trains_low = config.precision == "bf16" or (
             config.precision == "auto" and _multiplies_bf16(torch, self._device)
         )
@@ -147,16 +149,6 @@ class Network:
         with quietly(require_extra("transformers", "llm")):
             self.model.save_pretrained(folder)
             self._tokenizer.save_pretrained(folder)
-
-
-def _resolved(torch: Any, device: str) -> str:
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "auto":
-        log.info("cross-encoder: device 'auto' is %r", found)
-        return found
-    if device == "cuda" and found != "cuda":
-        raise InputError("device is 'cuda', but torch sees no GPU; wanted 'auto' or 'cpu'")
-    return device
 
 
 def _multiplies_bf16(torch: Any, device: Any) -> bool:
