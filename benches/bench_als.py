@@ -21,7 +21,7 @@ import hybridrec as hr
 
 ALPHA, REGULARIZATION = 10.0, 0.05
 SETTING = f"alpha {ALPHA:g}, lambda {REGULARIZATION:g}, float32"
-CG_STEPS = hr.ALS().config.cg_steps
+OURS = hr.ALS().config
 CG_FACTORS = scaled(smoke=[64], default=[64, 128], full=[64, 128, 256])
 EXACT = scaled(smoke=[(64, 2)], default=[(64, 5)], full=[(64, 5), (128, 3)])
 """(factors, pairs): an epoch of implicit's is most of a minute at 128."""
@@ -120,7 +120,10 @@ class Race:
         """Of both sides."""
         work = "both solve exactly"
         if self.solver == "cg":
-            work = f"{CG_STEPS} preconditioned / 3 plain CG steps"
+            work = (
+                f"{OURS.user_steps} (users) and {OURS.item_steps} (items) preconditioned CG steps, "
+                f"over-relaxed {OURS.relaxation:g} / 3 plain CG steps"
+            )
         return f"{SETTING}, {work}, same initial factors, implicit's BLAS at 1 thread"
 
 
@@ -201,7 +204,7 @@ def test_wide_factors(duel: Any) -> None:
         None,
         check=check,
         data=str(race.data),
-        parameters=f"{SETTING}, {CG_STEPS} preconditioned CG steps, no warm-up",
+        parameters=f"{SETTING}, preconditioned CG steps as above, no warm-up",
         unit="epoch",
         pairs=1,
         warm_up=False,

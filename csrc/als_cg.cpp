@@ -30,7 +30,9 @@ class Row {
         float *x = x_.get(), *d = d_.get(), *inverse = inverse_.get(), *r = r_.get();
         const int64_t n = problem.other.columns;
         std::copy_n(start, n, x);
+        float largest = 0.0f;
         for (int64_t f = 0; f < n; ++f) {
+            largest = std::max(largest, std::abs(x[f]));
             d[f] = problem.shared[f] + problem.ridge[u];
             // An axis that nothing holds moves by its events alone.
             inverse[f] = d[f] > 0.0f ? 1.0f / d[f] : 1.0f;
@@ -40,6 +42,7 @@ class Row {
         u_ = u;
         rz_ = 0.0f;
         moves_ = true;
+        warm_ = largest > 0.0f;
     }
 
     // r += sum of c (target - y.x) y
@@ -100,7 +103,11 @@ class Row {
         if (!last) add_scaled(r_.get(), -along, ap_.get(), stride_);
     }
 
-    void finish(float* out, int64_t n) const { std::copy_n(x_.get(), n, out); }
+    // `out` holds the start.
+    void finish(float* out, int64_t n, float relaxation) const {
+        const float far = warm_ ? relaxation : 1.0f;
+        for (int64_t f = 0; f < n; ++f) out[f] += far * (x_.get()[f] - out[f]);
+    }
 
   private:
     void check(float x) const {
@@ -111,7 +118,7 @@ class Row {
 
     int64_t stride_, u_ = 0;
     float rz_ = 0.0f;  // r.z, where z is the preconditioned residual that p was made of
-    bool moves_ = false;
+    bool moves_ = false, warm_ = false;
     float curvature_[kRows] = {};
     Buffer x_, d_, inverse_, r_, p_, ap_;
 };
@@ -127,7 +134,7 @@ class Together {
           gathered_(kBlock * stride_),
           c_(kBlock) {}
 
-    void solve(const int64_t* users, int64_t count, Matrix<float> x, int steps) {
+    void solve(const int64_t* users, int64_t count, Matrix<float> x, int steps, float relaxation) {
         while (static_cast<int64_t>(rows_.size()) < count)
             rows_.push_back(std::make_unique<Row>(stride_));
         users_ = users;
@@ -140,7 +147,7 @@ class Together {
             pass([last](Row& row, const Block& block) { row.add_product(block, last); });
             for (int64_t i = 0; i < count; ++i) row(i).step(last);
         }
-        for (int64_t i = 0; i < count; ++i) row(i).finish(x.row(users[i]), x.columns);
+        for (int64_t i = 0; i < count; ++i) row(i).finish(x.row(users[i]), x.columns, relaxation);
     }
 
   private:
@@ -222,7 +229,7 @@ class Alone {
     explicit Alone(const Problem& problem)
         : problem_(problem), row_(padded(problem.other.columns)), events_(problem) {}
 
-    void solve(int64_t u, float* x, int steps) {
+    void solve(int64_t u, float* x, int steps, float relaxation) {
         events_.start(u);
         row_.start(problem_, u, x);
         pass([&](const Block& block) { row_.add_residual(block, problem_.target); });
@@ -232,7 +239,7 @@ class Alone {
             pass([&](const Block& block) { row_.add_product(block, last); });
             row_.step(last);
         }
-        row_.finish(x, problem_.other.columns);
+        row_.finish(x, problem_.other.columns, relaxation);
     }
 
   private:
@@ -248,7 +255,7 @@ class Alone {
 
 }  // namespace
 
-void solve_cg(const Problem& problem, Matrix<float> x, int steps, int threads) {
+void solve_cg(const Problem& problem, Matrix<float> x, int steps, float relaxation, int threads) {
     const Groups groups = long_rows(problem, threads);
     const auto n_groups = static_cast<int64_t>(groups.starts.size()) - 1;
     const std::vector<int64_t> starts = even_blocks(problem.rows);
@@ -258,7 +265,7 @@ void solve_cg(const Problem& problem, Matrix<float> x, int steps, int threads) {
                                                                          int64_t) mutable {
             if (task < n_groups) {
                 const int64_t *bound = groups.starts.data() + task, begin = bound[0];
-                together.solve(groups.rows.data() + begin, bound[1] - begin, x, steps);
+                together.solve(groups.rows.data() + begin, bound[1] - begin, x, steps, relaxation);
                 return;
             }
             const auto b = static_cast<size_t>(task - n_groups);
@@ -266,7 +273,7 @@ void solve_cg(const Problem& problem, Matrix<float> x, int steps, int threads) {
                 if (problem.rows.length(u) == 0)
                     std::fill_n(x.row(u), x.columns, 0.0f);
                 else if (!groups.chosen[static_cast<size_t>(u)])
-                    alone.solve(u, x.row(u), steps);
+                    alone.solve(u, x.row(u), steps, relaxation);
             }
         };
     });

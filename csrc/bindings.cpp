@@ -148,14 +148,16 @@ void py_solve_exact(const Array<int64_t>& indptr, const Array<int32_t>& items,
 void py_solve_cg(const Array<int64_t>& indptr, const Array<int32_t>& items,
                  const Maybe<float>& weights, const Array<float>& other, const Array<float>& shared,
                  const Array<float>& ridge, float alpha, float target, Array<float>& x,
-                 int64_t steps, int64_t threads) {
+                 int64_t steps, float relaxation, int64_t threads) {
     const Problem p = problem(indptr, items, weights, other, shared, ridge, alpha, target);
     const Matrix<float> to = changed("x", x, p.rows.rows, p.other.columns);
     if (steps < 1 || steps > 1000000)
         refuse("steps is " + std::to_string(steps) + "; wanted 1 to 1000000");
+    if (!(relaxation > 0.0f && relaxation < 2.0f))
+        refuse("relaxation is " + std::to_string(relaxation) + "; wanted between 0 and 2");
     const int workers = checked_threads(threads);
     const py::gil_scoped_release release;
-    solve_cg(p, to, static_cast<int>(steps), workers);
+    solve_cg(p, to, static_cast<int>(steps), relaxation, workers);
 }
 
 // Exclusions and the answer of a search: everything but where the scores come from.
@@ -274,7 +276,7 @@ PYBIND11_MODULE(HYBRIDREC_MODULE, m) {
     m.def("solve_cg", &py_solve_cg, "indptr"_a.noconvert(), "items"_a.noconvert(),
           "weights"_a.noconvert(), "other"_a.noconvert(), "shared"_a.noconvert(),
           "ridge"_a.noconvert(), py::kw_only(), "alpha"_a, "target"_a, "x"_a.noconvert(), "steps"_a,
-          "threads"_a);
+          "relaxation"_a, "threads"_a);
     // Local: every build has a Catalogue of its own.
     py::class_<Catalogue>(m, "Catalogue", py::module_local())
         .def(py::init(&py_catalogue), "items"_a.noconvert(), py::kw_only(), "threads"_a)

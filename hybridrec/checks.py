@@ -113,14 +113,20 @@ def whole_number(name: str, value: object, *, least: int = 0, most: int | None =
 
 
 def real_number(
-    name: str, value: object, *, least: float = -math.inf, above: float = -math.inf
+    name: str,
+    value: object,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
 ) -> float:
-    """``value`` as a finite float that is >= ``least`` and > ``above``."""
+    """``value`` as a finite float that is >= ``least``, > ``above`` and < ``below``."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InputTypeError(f"{name} is {value!r} ({type(value).__name__}); wanted a number")
     number = float(value)
-    if not math.isfinite(number) or number < least or number <= above:
+    if not math.isfinite(number) or number < least or not above < number < below:
         limit = f"> {above:g}" if above > -math.inf else f">= {least:g}"
+        limit += f" and < {below:g}" if below < math.inf else ""
         raise InputError(f"{name} is {number}; wanted a finite number {limit}")
     return number
 

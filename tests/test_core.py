@@ -55,7 +55,7 @@ def solve_exact(build, history, *system, **settings):
 
 def solve_cg(build, history, *system, start, **settings):
     x = start.copy()
-    build.solve_cg(*arguments(history, *system), x=x, **settings)
+    build.solve_cg(*arguments(history, *system), x=x, **{"relaxation": 1.0, **settings})
     return x
 
 
@@ -186,16 +186,25 @@ def test_the_exact_solver_solves_the_normal_equations(
 
 
 @every_build
-@given(seed=seeds, factors=st.integers(1, 40), steps=st.integers(1, 4), warm=st.booleans())
-@settings(max_examples=40, deadline=None)
-def test_cg_takes_the_textbook_steps(build, seed, factors, steps, warm):
+@given(
+    seed=seeds,
+    factors=st.integers(1, 40),
+    steps=st.integers(1, 4),
+    warm=st.booleans(),
+    relaxation=st.sampled_from([0.5, 1.0, 1.5]),
+)
+@settings(max_examples=60, deadline=None)
+def test_cg_takes_the_textbook_steps(build, seed, factors, steps, warm, relaxation):
+    """And goes on from there, but where a row starts from nothing."""
     rng = np.random.default_rng(seed)
     history, *system = problem(rng, 12, 30, factors)
     start = (rng.standard_normal((12, factors)) * warm).astype(np.float32)
-    got = solve_cg(
-        build, history, *system, alpha=1.5, target=1.25, start=start, steps=steps, threads=2
-    )
+    start[::3] = 0.0
+    common = {"alpha": 1.5, "target": 1.25, "start": start, "threads": 2}
+    got = solve_cg(build, history, *system, steps=steps, relaxation=relaxation, **common)
     expected = reference.conjugate_gradient(history, *system, 1.5, 1.25, start, steps)
+    moved = start.any(axis=1) & (history.lengths > 0)
+    expected += (relaxation - 1) * (expected - start) * moved[:, None]
     np.testing.assert_allclose(got, expected, rtol=5e-3, atol=2e-3)
     assert not got[history.lengths == 0].any()
 

@@ -60,11 +60,13 @@ def solve_cg(
     target: float,
     x: NDArray[np.float32],
     steps: int,
+    relaxation: float,
     threads: int,
 ) -> None:
     """``steps`` conjugate-gradient steps on the same system from ``x`` (rows, F), in place.
 
-    Preconditioned by diag(shared + ridge[u]). O((nnz + rows)·F) a step.
+    Preconditioned by diag(shared + ridge[u]). A row ends up ``relaxation`` times as far from its
+    start as the steps lead, but for one that starts from zeros. O((nnz + rows)·F) a step.
     """
 
 class Catalogue:

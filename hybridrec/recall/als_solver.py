@@ -40,7 +40,9 @@ class ALSConfig:
     target: float = 1.0
     epochs: int = 15
     solver: str = "cg"
-    cg_steps: int = 2
+    user_steps: int = 3
+    item_steps: int = 1
+    relaxation: float = 1.4
     half_life: float | str | None = "auto"
     index: str = "exact"
     seed: int = 0
@@ -55,7 +57,9 @@ class ALSConfig:
         real_number("target", self.target, above=0.0)
         whole_number("epochs", self.epochs, least=1)
         one_of("solver", self.solver, ("cg", "cholesky"))
-        whole_number("cg_steps", self.cg_steps, least=1, most=1000)
+        whole_number("user_steps", self.user_steps, least=1, most=1000)
+        whole_number("item_steps", self.item_steps, least=1, most=1000)
+        real_number("relaxation", self.relaxation, above=0.0, below=2.0)
         check_half_life(self.half_life)
         if not isinstance(self.index, str) or not self.index:
             raise InputTypeError(
@@ -63,6 +67,11 @@ class ALSConfig:
             )
         whole_number("seed", self.seed)
         check_name(self.name)
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Conjugate-gradient steps of a row of each side."""
+        return {"user": self.user_steps, "item": self.item_steps}
 
     def ridge(self, events: NDArray[np.int64], others: int) -> NDArray[np.float64]:
         """(rows,) what regularises each row: λ (events + unobserved_weight · others) ^ power."""
@@ -135,8 +144,8 @@ class FixedSide:
             ) from error
         return out
 
-    def improve(self, rows: Ragged, x: Scores, *, side: str) -> None:
-        """``config.cg_steps`` conjugate-gradient steps from ``x``, in place.
+    def improve(self, rows: Ragged, x: Scores, steps: int, *, side: str) -> None:
+        """``steps`` conjugate-gradient steps from ``x``, over-relaxed, in place.
 
         ``x`` is (rows, F), on the principal axes before and after. The steps are preconditioned by
         the diagonal that is there without events. O((nnz + rows)·F) time a step.
@@ -144,9 +153,9 @@ class FixedSide:
         Raises:
             FitError: the equations of a row are beyond float32.
         """
-        steps = self._config.cg_steps
+        far = {"steps": steps, "relaxation": self._config.relaxation}
         try:
-            _core.solve_cg(*self._system(rows), **self._scalars(), x=x, steps=steps)
+            _core.solve_cg(*self._system(rows), **self._scalars(), x=x, **far)
         except OverflowError as error:
             raise FitError(f"{side} side: {error}: scale the weights down") from error
 
@@ -220,7 +229,7 @@ def _half_sweep(
     if config.solver == "cholesky":
         return fixed.solve(rows, side=side), fixed.axes
     _core.rotate(x, fixed.axes, threads=threads)
-    fixed.improve(rows, x, side=side)
+    fixed.improve(rows, x, config.steps[side], side=side)
     return x, fixed.axes
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -169,16 +170,17 @@ def _half_sweep(
     spectrum, axes = _principal(other, config)
     shared = (config.unobserved_weight * spectrum).float()
     _turn(other, axes)
+    x.masked_fill_((side.indptr.diff() == 0)[:, None], 0.0)
+    solve = partial(_exact, config=config)
     if config.solver == "cg":
         _turn(x, axes)
-    x.masked_fill_((side.indptr.diff() == 0)[:, None], 0.0)
-    solve = _improved if config.solver == "cg" else _exact
+        solve = partial(_improved, config=config, steps=config.steps[side.name])
     lost = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for block in blocks:
         diagonal = shared + side.ridge[block.rows, None]
         # The events have no name here: they must be gone before the next block's are gathered.
         x[block.rows], lost[block.rows] = solve(
-            _Events(side, block, other, config.alpha), diagonal, x[block.rows], config
+            _Events(side, block, other, config.alpha), diagonal, x[block.rows]
         )
     if lost.any():
         raise FitError(
@@ -190,13 +192,14 @@ def _half_sweep(
 
 
 def _improved(
-    events: _Events, diagonal: Tensor, x: Tensor, config: ALSConfig
+    events: _Events, diagonal: Tensor, x: Tensor, config: ALSConfig, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """``config.cg_steps`` conjugate-gradient steps from ``x`` (R, F) on every row of a block.
+    """``steps`` conjugate-gradient steps from ``x`` (R, F) on every row of a block, over-relaxed.
 
     Solves (diag(``diagonal``) + Σ c y y') x = Σ c t y, preconditioned by the diagonal. A row stops
     where float32 tells no more. Returns x, and (R,) where that failed: nowhere.
     """
+    first = x
     # An axis that nothing holds moves by its events alone.
     inverse = torch.where(diagonal > 0, 1 / diagonal, 1.0)
     residual = -diagonal * x
@@ -205,8 +208,8 @@ def _improved(
     p = inverse * residual
     rz = (residual * p).sum(1)
     live = torch.ones_like(rz, dtype=torch.bool)
-    for step in range(1, config.cg_steps + 1):
-        last = step == config.cg_steps
+    for step in range(1, steps + 1):
+        last = step == steps
         ap = diagonal * p
         curvature = (p * ap).sum(1)
         for y, c in events:
@@ -224,7 +227,8 @@ def _improved(
         before, rz = rz, (residual * z).sum(1)
         live &= rz > 0
         p = z + (rz / before)[:, None] * p
-    return x, torch.zeros_like(live)
+    far = torch.where(first.any(1), config.relaxation, 1.0)
+    return first + far[:, None] * (x - first), torch.zeros_like(live)
 
 
 def _exact(
