@@ -13,25 +13,31 @@
 namespace hybridrec {
 namespace {
 
+// How many rows of n factors stay in half of an L2 cache.
+int64_t part_rows(int64_t n) {
+    constexpr int64_t kPart = int64_t{1} << 17;  // floats
+    return std::max<int64_t>(1, kPart / std::max<int64_t>(n, 1));
+}
+
 // Where the conjugate gradients of one row stand. Vectors are padded with zeros.
 class Row {
   public:
-    explicit Row(int64_t stride)
-        : stride_(stride),
-          x_(stride),
-          d_(stride),
-          inverse_(stride),
-          r_(stride),
-          p_(stride),
-          ap_(stride) {}
+    explicit Row(int64_t n)
+        : n_(n),
+          stride_(padded(n)),
+          x_(stride_),
+          d_(stride_),
+          inverse_(stride_),
+          r_(stride_),
+          p_(stride_),
+          ap_(stride_) {}
 
     // From x = start: r = -(diagonal x), to which the events are still to be added.
     void start(const Problem& problem, int64_t u, const float* start) {
         float *x = x_.get(), *d = d_.get(), *inverse = inverse_.get(), *r = r_.get();
-        const int64_t n = problem.other.columns;
-        std::copy_n(start, n, x);
+        std::copy_n(start, n_, x);
         float largest = 0.0f;
-        for (int64_t f = 0; f < n; ++f) {
+        for (int64_t f = 0; f < n_; ++f) {
             largest = std::max(largest, std::abs(x[f]));
             d[f] = problem.shared[f] + problem.ridge[u];
             // An axis that nothing holds moves by its events alone.
@@ -46,11 +52,11 @@ class Row {
     }
 
     // r += sum of c (target - y.x) y
-    void add_residual(const Block& block, float target) {
-        float s[kBlock];
-        block_dots(block, x_.get(), stride_, s);
-        for (int64_t i = 0; i < block.size; ++i) s[i] = block.c[i] * (target - s[i]);
-        block_add(block, s, stride_, r_.get());
+    void add_residual(const Group& events, float target) {
+        float s[kEvents];
+        group_dots<true>(events, x_.get(), n_, s);
+        for (int64_t i = 0; i < kEvents; ++i) s[i] = events.c[i] * (target - s[i]);
+        group_add(events, s, n_, r_.get());
     }
 
     // A new direction p from the residual, and ap = diagonal p, to which the events are still to be
@@ -67,21 +73,21 @@ class Row {
         for (int64_t f = 0; f < stride_; ++f) p[f] = ap[f] + keep * p[f];
         for (int64_t f = 0; f < stride_; ++f) ap[f] = d[f] * p[f];
         rz_ = next;
-        std::fill_n(curvature_, kRows, 0.0f);
+        std::fill_n(curvature_, kEvents, 0.0f);
     }
 
     // ap += sum of c (y.p) y, and the curvature along p. The last step wants the curvature alone.
-    void add_product(const Block& block, bool last) {
+    template <bool kFetch>
+    void add_product(const Group& events, bool last) {
         if (!moves_) return;
-        float s[kBlock];
-        block_dots(block, p_.get(), stride_, s);
-        for (int64_t i = 0; i < block.size; i += kRows)
-            for (int64_t j = 0; j < kRows; ++j) {
-                const float along = s[i + j];
-                s[i + j] *= block.c[i + j];
-                curvature_[j] += s[i + j] * along;
-            }
-        if (!last) block_add(block, s, stride_, ap_.get());
+        float s[kEvents];
+        group_dots<kFetch>(events, p_.get(), n_, s);
+        for (int64_t i = 0; i < kEvents; ++i) {
+            const float along = s[i];
+            s[i] *= events.c[i];
+            curvature_[i] += s[i] * along;
+        }
+        if (!last) group_add(events, s, n_, ap_.get());
     }
 
     // x and r after the step along p.
@@ -104,9 +110,9 @@ class Row {
     }
 
     // `out` holds the start.
-    void finish(float* out, int64_t n, float relaxation) const {
+    void finish(float* out, float relaxation) const {
         const float far = warm_ ? relaxation : 1.0f;
-        for (int64_t f = 0; f < n; ++f) out[f] += far * (x_.get()[f] - out[f]);
+        for (int64_t f = 0; f < n_; ++f) out[f] += far * (x_.get()[f] - out[f]);
     }
 
   private:
@@ -116,10 +122,10 @@ class Row {
                                       " are beyond float32");
     }
 
-    int64_t stride_, u_ = 0;
+    int64_t n_, stride_, u_ = 0;
     float rz_ = 0.0f;  // r.z, where z is the preconditioned residual that p was made of
     bool moves_ = false, warm_ = false;
-    float curvature_[kRows] = {};
+    float curvature_[kEvents] = {};
     Buffer x_, d_, inverse_, r_, p_, ap_;
 };
 
@@ -128,26 +134,22 @@ class Row {
 class Together {
   public:
     explicit Together(const Problem& problem)
-        : problem_(problem),
-          stride_(padded(problem.other.columns)),
-          part_(kept_rows(stride_)),
-          gathered_(kBlock * stride_),
-          c_(kBlock) {}
+        : problem_(problem), part_(part_rows(problem.other.columns)) {}
 
     void solve(const int64_t* users, int64_t count, Matrix<float> x, int steps, float relaxation) {
         while (static_cast<int64_t>(rows_.size()) < count)
-            rows_.push_back(std::make_unique<Row>(stride_));
+            rows_.push_back(std::make_unique<Row>(problem_.other.columns));
         users_ = users;
         count_ = count;
         for (int64_t i = 0; i < count; ++i) row(i).start(problem_, users[i], x.row(users[i]));
-        pass([&](Row& row, const Block& block) { row.add_residual(block, problem_.target); });
+        pass([&](Row& row, const Group& g) { row.add_residual(g, problem_.target); });
         for (int step = 1; step <= steps; ++step) {
             const bool last = step == steps;
             for (int64_t i = 0; i < count; ++i) row(i).turn();
-            pass([last](Row& row, const Block& block) { row.add_product(block, last); });
+            pass([last](Row& row, const Group& g) { row.add_product<true>(g, last); });
             for (int64_t i = 0; i < count; ++i) row(i).step(last);
         }
-        for (int64_t i = 0; i < count; ++i) row(i).finish(x.row(users[i]), x.columns, relaxation);
+        for (int64_t i = 0; i < count; ++i) row(i).finish(x.row(users[i]), relaxation);
     }
 
   private:
@@ -165,21 +167,15 @@ class Together {
                     std::lower_bound(rows.items + first, rows.items + rows.indptr[users_[i] + 1],
                                      end) -
                     rows.items;
-                while (first < stop) {
-                    const int64_t size = std::min(kBlock, stop - first);
-                    const Block block =
-                        gather(problem_, first, size, stop, gathered_.get(), c_.get());
-                    visit(row(i), block);
-                    first += size;
-                }
+                for (; first < stop; first = std::min(first + kEvents, stop))
+                    visit(row(i), group(problem_, first, stop));
             }
             if (end >= problem_.other.rows) return;
         }
     }
 
     const Problem& problem_;
-    int64_t stride_, part_;
-    Buffer gathered_, c_;
+    int64_t part_;
     const int64_t* users_ = nullptr;
     int64_t count_ = 0;
     std::vector<int64_t> next_;  // the event of each row that comes next
@@ -195,8 +191,8 @@ struct Groups {
 
 Groups long_rows(const Problem& problem, int threads) {
     constexpr int64_t kDense = 8;   // events in a part, on average, that are worth a visit
-    constexpr int64_t kEvents = 4;  // events of a group, at least, for every row of the other side
-    const int64_t part = kept_rows(padded(problem.other.columns));
+    constexpr int64_t kShare = 4;  // events of a group, at least, for every row of the other side
+    const int64_t part = part_rows(problem.other.columns);
     Groups groups;
     groups.chosen.resize(static_cast<size_t>(problem.rows.rows));
     int64_t total = 0;
@@ -212,7 +208,7 @@ Groups long_rows(const Problem& problem, int threads) {
     }
     // Who is in a group with whom changes no bit of a row: large groups are quick, two for each
     // thread keep all of them busy.
-    const int64_t most = std::max(kEvents * problem.other.rows, total / (2 * int64_t{threads}));
+    const int64_t most = std::max(kShare * problem.other.rows, total / (2 * int64_t{threads}));
     int64_t events = 0;
     for (size_t i = 0; i < groups.rows.size(); ++i) {
         events += problem.rows.length(groups.rows[i]);
@@ -227,30 +223,29 @@ Groups long_rows(const Problem& problem, int threads) {
 class Alone {
   public:
     explicit Alone(const Problem& problem)
-        : problem_(problem), row_(padded(problem.other.columns)), events_(problem) {}
+        : problem_(problem), row_(problem.other.columns) {}
 
     void solve(int64_t u, float* x, int steps, float relaxation) {
-        events_.start(u);
         row_.start(problem_, u, x);
-        pass([&](const Block& block) { row_.add_residual(block, problem_.target); });
+        pass(u, [&](const Group& g) { row_.add_residual(g, problem_.target); });
         for (int step = 1; step <= steps; ++step) {
             const bool last = step == steps;
             row_.turn();
-            pass([&](const Block& block) { row_.add_product(block, last); });
+            pass(u, [&](const Group& g) { row_.add_product<false>(g, last); });
             row_.step(last);
         }
-        row_.finish(x, problem_.other.columns, relaxation);
+        row_.finish(x, relaxation);
     }
 
   private:
     template <class Visit>
-    void pass(const Visit& visit) {
-        for (int64_t e = 0; e < events_.size(); e += kBlock) visit(events_.block(e));
+    void pass(int64_t u, const Visit& visit) {
+        const int64_t* bounds = problem_.rows.indptr + u;
+        for (int64_t e = bounds[0]; e < bounds[1]; e += kEvents) visit(group(problem_, e, bounds[1]));
     }
 
     const Problem& problem_;
     Row row_;
-    Events events_;
 };
 
 }  // namespace

@@ -18,38 +18,37 @@ class Exact {
         : problem_(problem),
           n_(problem.other.columns),
           stride_(padded(n_)),
-          events_(problem),
+          end_(problem.rows.indptr[problem.rows.rows]),
           a_(stride_ * stride_),
+          right_(kBlock * stride_),
           left_(kBlock * stride_),
+          c_(kBlock),
           columns_(stride_ * stride_),
           b_(stride_),
           scratch_((kWidth + 1) * stride_) {}
 
     void solve(int64_t u, float* x) {
-        events_.start(u);
         // The same system in two forms: as many unknowns as factors, or as events.
-        if (events_.size() < n_ && by_events(u, x)) return;
+        if (problem_.rows.length(u) < n_ && by_events(u, x)) return;
         by_factors(u, x);
     }
 
   private:
     void by_factors(int64_t u, float* x) {
-        float *a = a_.get(), *left = left_.get(), *b = b_.get();
+        float *a = a_.get(), *right = right_.get(), *left = left_.get(), *b = b_.get();
         std::fill_n(a, stride_ * stride_, 0.0f);
         std::fill_n(b, stride_, 0.0f);
         for (int64_t f = 0; f < n_; ++f)
             a[f * stride_ + f] = problem_.shared[f] + problem_.ridge[u];
-        for (int64_t e = 0; e < events_.size(); e += kBlock) {
-            const Block block = events_.block(e);
-            float s[kBlock];
-            for (int64_t i = 0; i < block.size; ++i) {
-                for (int64_t f = 0; f < stride_; ++f)
-                    left[i * stride_ + f] = block.c[i] * block.rows[i * stride_ + f];
-                s[i] = block.c[i] * problem_.target;
-            }
-            block_add(block, s, stride_, b);
-            rank_update(a, stride_, 0, left, block.rows, block.size);
-        }
+        for_blocks(u, [&](int64_t, int64_t size) {
+            for (int64_t i = 0; i < size; ++i)
+                for (int64_t f = 0; f < stride_; ++f) {
+                    const float scaled = c_.get()[i] * right[i * stride_ + f];
+                    left[i * stride_ + f] = scaled;
+                    b[f] += problem_.target * scaled;
+                }
+            rank_update(a, stride_, 0, left, right, size);
+        });
         if (!factorise(a, n_, stride_, scratch_.get())) throw NotPositiveDefinite(u);
         substitute(a, n_, stride_, b);
         std::copy_n(b, n_, x);
@@ -59,7 +58,7 @@ class Exact {
     // x = B' z / sqrt(d) with (I + B B') z = sqrt(c) target (Woodbury). False where some d is not
     // positive or the matrix is not positive definite in float32.
     bool by_events(int64_t u, float* x) {
-        const int64_t n = events_.size(), across = padded(n);
+        const int64_t n = problem_.rows.length(u), across = padded(n);
         float *a = a_.get(), *columns = columns_.get(), *b = b_.get(), *scale = left_.get();
         for (int64_t f = 0; f < n_; ++f) {
             const float d = problem_.shared[f] + problem_.ridge[u];
@@ -68,15 +67,14 @@ class Exact {
         }
         std::fill_n(columns, stride_ * across, 0.0f);
         std::fill_n(b, across, 0.0f);
-        for (int64_t e = 0; e < n; e += kBlock) {
-            const Block block = events_.block(e);
-            for (int64_t i = 0; i < std::min(kBlock, n - e); ++i) {
-                const float c = std::sqrt(block.c[i]);
+        for_blocks(u, [&](int64_t e, int64_t size) {
+            for (int64_t i = 0; i < size; ++i) {
+                const float c = std::sqrt(c_.get()[i]);
                 b[e + i] = c * problem_.target;
                 for (int64_t f = 0; f < n_; ++f)
-                    columns[f * across + e + i] = c * scale[f] * block.rows[i * stride_ + f];
+                    columns[f * across + e + i] = c * scale[f] * right_.get()[i * stride_ + f];
             }
-        }
+        });
         std::fill_n(a, across * across, 0.0f);
         for (int64_t e = 0; e < n; ++e) a[e * across + e] = 1.0f;
         rank_update(a, across, 0, columns, columns, n_);
@@ -86,11 +84,23 @@ class Exact {
         return true;
     }
 
+    // Gathers the events of row u into right_ and c_, and calls visit(the first's place, how many).
+    template <class Visit>
+    void for_blocks(int64_t u, const Visit& visit) {
+        const int64_t first = problem_.rows.indptr[u], n = problem_.rows.length(u);
+        for (int64_t e = 0; e < n; e += kBlock) {
+            const int64_t size = std::min(kBlock, n - e);
+            // The next rows of the problem follow in memory: what is fetched may be theirs.
+            gather(problem_, first + e, size, end_, right_.get(), c_.get());
+            visit(e, size);
+        }
+    }
+
+    static constexpr int64_t kBlock = 16;  // events whose products are added up at a time
+
     const Problem& problem_;
-    int64_t n_;
-    int64_t stride_;
-    Events events_;
-    Buffer a_, left_, columns_, b_, scratch_;
+    int64_t n_, stride_, end_;
+    Buffer a_, right_, left_, c_, columns_, b_, scratch_;
 };
 
 }  // namespace

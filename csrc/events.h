@@ -1,4 +1,4 @@
-// The events of a row, as the solvers read them: their factors gathered a few at a time.
+// The events of a row, as the solvers read them.
 #pragma once
 
 #include <algorithm>
@@ -6,74 +6,85 @@
 #include <vector>
 
 #include "als.h"
-#include "parallel.h"
 #include "vec.h"
 
 namespace hybridrec {
 
-constexpr int64_t kBlock = 16;               // events worked on at a time: their factors stay in L1
-constexpr int64_t kRows = 8;                 // events whose products are summed at a time
-constexpr int64_t kKept = int64_t{1} << 17;  // floats of factors that stay in half of an L2 cache
+constexpr int64_t kAhead = 16;  // events whose factors are on their way from memory
+constexpr int64_t kEvents = 8;  // events of a group: one register of sums for each
 
-// How many rows of factors, `stride` floats each, stay in cache; a multiple of kBlock.
-inline int64_t kept_rows(int64_t stride) {
-    return std::max(kBlock, kKept / std::max(stride, int64_t{1}) / kBlock * kBlock);
+// A few events of a row, read where their factors lie: a row's are in cache after the first pass,
+// and a copy would cost more than it saves. Behind the last event the last is repeated with c = 0.
+struct Group {
+    const float* factors[kEvents];
+    const float* next[kEvents];  // those kAhead events later, to be fetched
+    float c[kEvents];            // alpha * weight
+};
+
+// Events [first, first + kEvents) of a problem, those before `stop`.
+inline Group group(const Problem& problem, int64_t first, int64_t stop) {
+    const auto& [indptr, items, weights, n_rows] = problem.rows;
+    const int64_t last = stop - 1, end = indptr[n_rows] - 1;
+    Group events;
+    if (first + kEvents <= stop && first + kAhead + kEvents <= end) {
+        for (int64_t i = 0; i < kEvents; ++i) {
+            events.factors[i] = problem.other.row(items[first + i]);
+            events.next[i] = problem.other.row(items[first + kAhead + i]);
+            events.c[i] = problem.alpha * problem.rows.weight(first + i);
+        }
+        return events;
+    }
+    for (int64_t i = 0; i < kEvents; ++i) {
+        const int64_t e = first + i;
+        events.factors[i] = problem.other.row(items[std::min(e, last)]);
+        // The next rows of the problem follow in memory: what is fetched may be theirs.
+        events.next[i] = problem.other.row(items[std::min(e + kAhead, end)]);
+        events.c[i] = e < stop ? problem.alpha * problem.rows.weight(e) : 0.0f;
+    }
+    return events;
 }
 
-// Some events of a row: their factors, rows `stride` apart, and their c. Both go on with zeros up
-// to a multiple of kRows events.
-struct Block {
-    const float* rows;
-    const float* c;
-    int64_t size;  // with the zeros
-};
-
-// Gathers events [first, first + size) of a problem, size <= kBlock, into rows and c; those before
-// `stop` are fetched ahead. Columns behind the last factor are left as they are: zero.
-Block gather(const Problem& problem, int64_t first, int64_t size, int64_t stop, float* rows,
-             float* c);
-
-// out[i] = rows[i] . v
-void block_dots(const Block& block, const float* v, int64_t stride, float* out);
-
-// out += sum of s[i] rows[i]
-void block_add(const Block& block, const float* s, int64_t stride, float* out);
-
-// One row's events, block by block. A row whose events fit is gathered once and read from L2 then.
-class Events {
-  public:
-    explicit Events(const Problem& problem)
-        : problem_(problem),
-          stride_(padded(problem.other.columns)),
-          end_(problem.rows.indptr[problem.rows.rows]),
-          kept_(kept_rows(stride_)),
-          rows_(kept_ * stride_),
-          c_(kept_) {}
-
-    void start(int64_t u) {
-        first_ = problem_.rows.indptr[u];
-        size_ = problem_.rows.length(u);
-        gathered_ = 0;
+// out[i] = y[i] . v, and fetches what comes next meanwhile, if wanted: spread over the products,
+// so that memory never has more to do than it can keep in flight.
+template <bool kFetch>
+inline void group_dots(const Group& events, const float* v, int64_t n, float* out) {
+    Vec acc[kEvents] = {};
+    int64_t f = 0;
+    for (; f + kWidth <= n; f += kWidth) {
+        const Vec x = load(v + f);
+        unrolled<kEvents>([&](auto i) {
+            if (kFetch && f % 16 == 0) __builtin_prefetch(events.next[i] + f);
+            acc[i] += x * load(events.factors[i] + f);
+        });
     }
-    int64_t size() const { return size_; }
+    sums(acc[0], acc[1], acc[2], acc[3], out);
+    sums(acc[4], acc[5], acc[6], acc[7], out + 4);
+    for (; f < n; ++f)
+        for (int64_t i = 0; i < kEvents; ++i) out[i] += v[f] * events.factors[i][f];
+}
 
-    // The events from e on, a multiple of kBlock.
-    Block block(int64_t e) {
-        const bool stays = size_ <= kept_;
-        const int64_t at = stays ? e : 0, size = std::min(kBlock, size_ - e);
-        float *rows = rows_.get() + at * stride_, *c = c_.get() + at;
-        if (stays && e < gathered_) return {rows, c, (size + kRows - 1) / kRows * kRows};
-        gathered_ = e + size;
-        // The next rows of the problem follow in memory: what is fetched ahead may be theirs.
-        return gather(problem_, first_ + e, size, end_, rows, c);
+// out += sum of s[i] y[i]
+inline void group_add(const Group& events, const float* s, int64_t n, float* out) {
+    Vec each[kEvents];
+    unrolled<kEvents>([&](auto i) { each[i] = broadcast(s[i]); });
+    int64_t f = 0;
+    for (; f + kWidth <= n; f += kWidth) {
+        Vec even = load(out + f), odd{};
+        unrolled<kEvents / 2>([&](auto i) {
+            even += each[2 * i] * load(events.factors[2 * i] + f);
+            odd += each[2 * i + 1] * load(events.factors[2 * i + 1] + f);
+        });
+        store(out + f, even + odd);
     }
+    for (; f < n; ++f)
+        for (int64_t i = 0; i < kEvents; ++i) out[f] += s[i] * events.factors[i][f];
+}
 
-  private:
-    const Problem& problem_;
-    int64_t stride_, end_, kept_;
-    int64_t first_ = 0, size_ = 0, gathered_ = 0;
-    Buffer rows_, c_;
-};
+// Copies the factors of events [first, first + size) into rows, `stride` = padded(F) apart, and
+// their c; those before `stop` are fetched ahead. Columns behind the last factor are left as they
+// are: zero.
+void gather(const Problem& problem, int64_t first, int64_t size, int64_t stop, float* rows,
+            float* c);
 
 // Rows of a problem in blocks of about equal work, the same for any thread count:
 // [starts[b], starts[b + 1]).
