@@ -96,7 +96,7 @@ class Exact {
         }
     }
 
-    static constexpr int64_t kBlock = 16;  // events whose products are added up at a time
+    static constexpr int64_t kBlock = 64;  // events whose products are added up at a time
 
     const Problem& problem_;
     int64_t n_, stride_, end_;

@@ -73,9 +73,12 @@ bool factorise(float* a, int64_t n, int64_t stride, float* scratch) {
             const float pivot = row[k];
             if (!(pivot > kLost * diagonal[k]) || !std::isfinite(pivot)) return false;
             const float scale = 1.0f / std::sqrt(pivot);
-            for (int64_t j = k; j < stride; ++j) row[j] *= scale;
+            // Whole vectors, from `start` on: zeros left of the diagonal change nothing, and what
+            // a later row gets there is cleared when its turn comes.
+            std::fill(row + start, row + k, 0.0f);
+            for (int64_t j = start; j < stride; ++j) row[j] *= scale;
             for (int64_t i = k + 1; i < end; ++i)
-                add_scaled(a + i * stride + i, -row[i], row + i, stride - i);
+                add_scaled(a + i * stride + start, -row[i], row + start, stride - start);
         }
         if (end == n) break;
         for (int64_t j = 0; j < (end - start) * stride; ++j) scratch[j] = -a[start * stride + j];
@@ -86,12 +89,18 @@ bool factorise(float* a, int64_t n, int64_t stride, float* scratch) {
 
 void substitute(const float* u, int64_t n, int64_t stride, float* x) {
     for (int64_t k = 0; k < n; ++k) {
-        x[k] /= u[k * stride + k];
-        add_scaled(x + k + 1, -x[k], u + k * stride + k + 1, n - k - 1);
+        const int64_t start = k / kWidth * kWidth;
+        const float* row = u + k * stride;
+        const float solved = x[k] / row[k];
+        add_scaled(x + start, -solved, row + start, stride - start);
+        x[k] = solved;
     }
     for (int64_t k = n - 1; k >= 0; --k) {
-        const float known = dot(u + k * stride + k + 1, x + k + 1, n - k - 1);
-        x[k] = (x[k] - known) / u[k * stride + k];
+        const int64_t start = k / kWidth * kWidth;
+        const float* row = u + k * stride;
+        const float right = x[k];
+        x[k] = 0.0f;
+        x[k] = (right - dot(row + start, x + start, stride - start)) / row[k];
     }
 }
 

@@ -153,9 +153,9 @@ class FixedSide:
         Raises:
             FitError: the equations of a row are beyond float32.
         """
-        far = {"steps": steps, "relaxation": self._config.relaxation}
+        system, relaxation = self._system(rows), self._config.relaxation
         try:
-            _core.solve_cg(*self._system(rows), **self._scalars(), x=x, **far)
+            _core.solve_cg(*system, **self._scalars(), x=x, steps=steps, relaxation=relaxation)
         except OverflowError as error:
             raise FitError(f"{side} side: {error}: scale the weights down") from error
 
