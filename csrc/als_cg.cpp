@@ -190,7 +190,7 @@ struct Groups {
 };
 
 Groups long_rows(const Problem& problem, int threads) {
-    constexpr int64_t kDense = 8;   // events in a part, on average, that are worth a visit
+    constexpr int64_t kDense = 8;  // events in a part, on average, that are worth a visit
     constexpr int64_t kShare = 4;  // events of a group, at least, for every row of the other side
     const int64_t part = part_rows(problem.other.columns);
     Groups groups;
@@ -222,8 +222,7 @@ Groups long_rows(const Problem& problem, int threads) {
 // What a thread needs to solve one row after the other.
 class Alone {
   public:
-    explicit Alone(const Problem& problem)
-        : problem_(problem), row_(problem.other.columns) {}
+    explicit Alone(const Problem& problem) : problem_(problem), row_(problem.other.columns) {}
 
     void solve(int64_t u, float* x, int steps, float relaxation) {
         row_.start(problem_, u, x);
@@ -241,7 +240,8 @@ class Alone {
     template <class Visit>
     void pass(int64_t u, const Visit& visit) {
         const int64_t* bounds = problem_.rows.indptr + u;
-        for (int64_t e = bounds[0]; e < bounds[1]; e += kEvents) visit(group(problem_, e, bounds[1]));
+        for (int64_t e = bounds[0]; e < bounds[1]; e += kEvents)
+            visit(group(problem_, e, bounds[1]));
     }
 
     const Problem& problem_;
