@@ -51,7 +51,7 @@ asan: setup  ## the compiled boundary under AddressSanitizer and UBSan
 	HYBRIDREC_SANITIZE=1 $(BIN)/python setup.py --quiet build --build-lib $(ASAN) --build-temp $(ASAN)-objects
 	cd $(ASAN) && LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$$PWD ../../$(BIN)/python -m pytest -q --capture=sys \
-		-c ../../pyproject.toml --rootdir ../.. --noconftest ../../tests/test_core_fuzz.py ../../tests/test_core.py
+		-c ../../pyproject.toml --rootdir ../.. --noconftest ../../tests/test_core_fuzz.py ../../tests/test_core.py ../../tests/test_core_network.py
 
 bench: setup  ## the suites, each with its peer; prints the ratios
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE -u OPENBLAS_NUM_THREADS OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 \

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -11,8 +12,10 @@
 #include <string>
 
 #include "als.h"
+#include "attention.h"
 #include "catalogue.h"
 #include "dense.h"
+#include "linear8.h"
 #include "ragged.h"
 #include "topk.h"
 #include "views.h"
@@ -68,6 +71,13 @@ Ragged ragged(const char* name, const Array<int64_t>& indptr, const Array<int32_
     const int32_t* codes = borrow("items", items, {kAny});
     check_ragged(name, starts, indptr.size(), codes, items.size(), n_items);
     return {starts, codes, nullptr, indptr.size() - 1};
+}
+
+void check_finite(const char* name, const float* values, int64_t n) {
+    for (int64_t i = 0; i < n; ++i)
+        if (!std::isfinite(values[i]))
+            refuse(std::string(name) + " holds " + std::to_string(values[i]) +
+                   "; wanted finite numbers");
 }
 
 int checked_threads(int64_t threads) {
@@ -245,6 +255,67 @@ py::tuple py_select_top_k(const Array<float>& scores, int64_t k,
         [&](Filter filter, Best best, int workers) { select_top_k(s, filter, best, workers); });
 }
 
+std::unique_ptr<Linear8> py_linear8(const Array<float>& weight, const Maybe<float>& bias) {
+    if (!kHasLinear8) refuse("this build has no 8-bit products; wanted a CPU with AVX-512 VNNI");
+    const Matrix<const float> m = matrix("weight", weight);
+    if (m.columns > kWidest)
+        refuse("weight has " + std::to_string(m.columns) + " columns; wanted at most " +
+               std::to_string(kWidest) + ", for sums to be exact");
+    const float* add = bias ? borrow("bias", *bias, {m.rows}) : nullptr;
+    check_finite("weight", m.data, m.rows * m.columns);
+    if (add) check_finite("bias", add, m.rows);
+    const py::gil_scoped_release release;
+    return std::make_unique<Linear8>(m, add);
+}
+
+void py_apply(const Linear8& layer, const Array<float>& x, Array<float>& out, bool gelu,
+              int64_t threads) {
+    const Matrix<const float> from = matrix("x", x, kAny, layer.inputs());
+    const Matrix<float> to = changed("out", out, from.rows, layer.outputs());
+    const int workers = checked_threads(threads);
+    const py::gil_scoped_release release;
+    layer.apply(from, to, gelu ? Activation::kGelu : Activation::kNone, workers);
+}
+
+// (count, 2) ranges of rows, each inside [0, rows].
+const int64_t* ranges(const char* name, const Array<int64_t>& array, int64_t count, int64_t rows) {
+    const int64_t* bounds = borrow(name, array, {count, 2});
+    for (int64_t i = 0; i < count; ++i)
+        if (bounds[2 * i] < 0 || bounds[2 * i] > bounds[2 * i + 1] || bounds[2 * i + 1] > rows)
+            refuse(std::string(name) + "[" + std::to_string(i) + "] is " +
+                   std::to_string(bounds[2 * i]) + " to " + std::to_string(bounds[2 * i + 1]) +
+                   "; wanted rows from 0 to " + std::to_string(rows));
+    return bounds;
+}
+
+void py_attend(const Array<float>& q, const Array<float>& k, const Array<float>& v,
+               const Array<int64_t>& asks, const Array<int64_t>& own, const Array<int64_t>& seen,
+               int64_t heads, int64_t key_heads, float scale, bool causal, Array<float>& out,
+               int64_t threads) {
+    const Matrix<const float> queries = matrix("q", q), keys = matrix("k", k);
+    const Matrix<const float> values = matrix("v", v, keys.rows, keys.columns);
+    const Matrix<float> to = changed("out", out, queries.rows, queries.columns);
+    if (heads < 1 || key_heads < 1 || heads % key_heads != 0)
+        refuse("heads is " + std::to_string(heads) + "; wanted a multiple of key_heads, " +
+               std::to_string(key_heads));
+    if (queries.columns % heads != 0 || keys.columns != queries.columns / heads * key_heads)
+        refuse("q has " + std::to_string(queries.columns) + " columns and k " +
+               std::to_string(keys.columns) + "; wanted heads and key_heads of one width");
+    const int64_t* bounds = borrow("asks", asks, {kAny});
+    const int64_t count = asks.size() - 1;
+    if (count < 0 || bounds[0] != 0 || bounds[count] != queries.rows)
+        refuse("asks must run from 0 to the rows of q, " + std::to_string(queries.rows));
+    for (int64_t s = 0; s < count; ++s)
+        if (bounds[s + 1] < bounds[s])
+            refuse("asks[" + std::to_string(s + 1) + "] is below the entry before it");
+    const Texts texts{bounds, ranges("own", own, count, keys.rows),
+                      ranges("seen", seen, count, keys.rows), count};
+    const int workers = checked_threads(threads);
+    const Heads shape{heads, key_heads, queries.columns / heads};
+    const py::gil_scoped_release release;
+    attend(queries, keys, values, texts, shape, scale, causal, to, workers);
+}
+
 // The builds that were compiled and that this CPU and system can run, best first.
 py::tuple cpu_builds() {
 #ifdef HYBRIDREC_X86_BUILDS
@@ -277,7 +348,15 @@ PYBIND11_MODULE(HYBRIDREC_MODULE, m) {
           "weights"_a.noconvert(), "other"_a.noconvert(), "shared"_a.noconvert(),
           "ridge"_a.noconvert(), py::kw_only(), "alpha"_a, "target"_a, "x"_a.noconvert(), "steps"_a,
           "relaxation"_a, "threads"_a);
-    // Local: every build has a Catalogue of its own.
+    m.def("attend", &py_attend, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
+          "asks"_a.noconvert(), "own"_a.noconvert(), "seen"_a.noconvert(), py::kw_only(), "heads"_a,
+          "key_heads"_a, "scale"_a, "causal"_a, "out"_a.noconvert(), "threads"_a);
+    m.attr("has_linear8") = kHasLinear8;
+    // Local: every build has classes of its own.
+    py::class_<Linear8>(m, "Linear8", py::module_local())
+        .def(py::init(&py_linear8), "weight"_a.noconvert(), "bias"_a.noconvert())
+        .def("apply", &py_apply, "x"_a.noconvert(), py::kw_only(), "out"_a.noconvert(), "gelu"_a,
+             "threads"_a);
     py::class_<Catalogue>(m, "Catalogue", py::module_local())
         .def(py::init(&py_catalogue), "items"_a.noconvert(), py::kw_only(), "threads"_a)
         .def("__len__", &Catalogue::size)

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hybridrec._core._baseline import (
         Catalogue,
+        Linear8,
         NotPositiveDefiniteError,
+        attend,
         cpu_builds,
         gram,
+        has_linear8,
         rotate,
         select_top_k,
         solve_cg,
@@ -27,10 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Catalogue",
+    "Linear8",
     "NotPositiveDefiniteError",
+    "attend",
     "build",
     "cpu_builds",
     "gram",
+    "has_linear8",
     "rotate",
     "select_top_k",
     "solve_cg",

@@ -114,3 +114,39 @@ def select_top_k(
     Raises:
         ValueError: a score that could be answered is NaN or +inf.
     """
+
+has_linear8: bool
+"""Whether this build multiplies 8-bit integers."""
+
+class Linear8:
+    """A linear layer in 8-bit integers, weights rounded once and inputs row by row."""
+
+    def __init__(self, weight: NDArray[np.float32], bias: NDArray[np.float32] | None) -> None:
+        """``weight`` is (N, K), ``bias`` (N,); both finite. ValueError without VNNI."""
+
+    def apply(
+        self, x: NDArray[np.float32], *, out: NDArray[np.float32], gelu: bool, threads: int
+    ) -> None:
+        """``out`` (T, N) = ``x`` (T, K) times the weights, plus the bias; then GELU if asked."""
+
+def attend(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    asks: NDArray[np.int64],
+    own: NDArray[np.int64],
+    seen: NDArray[np.int64],
+    *,
+    heads: int,
+    key_heads: int,
+    scale: float,
+    causal: bool,
+    out: NDArray[np.float32],
+    threads: int,
+) -> None:
+    """Softmax attention of S texts, each over its own keys and those of a prefix.
+
+    ``q`` and ``out`` are (T, heads * D), ``k`` and ``v`` (J, key_heads * D). Text s asks with rows
+    ``asks[s]:asks[s + 1]`` and looks at the key rows of ``own[s]`` and ``seen[s]`` (start, stop);
+    causally, its i-th of n rows does not look at the last n - 1 - i of its own keys.
+    """

@@ -1,0 +1,190 @@
+#include "attention.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "curves.h"
+#include "parallel.h"
+#include "vec.h"
+
+namespace hybridrec {
+namespace {
+
+constexpr int64_t kRows = 4;   // query rows of a register tile
+constexpr int64_t kRun = 256;  // query rows of the texts that share a packed prefix, about
+
+// Neighbouring texts that see the same keys: [first, last).
+struct Run {
+    int64_t first, last;
+};
+
+std::vector<Run> runs_of(const Texts& texts) {
+    std::vector<Run> runs;
+    for (int64_t s = 0; s < texts.count; ++s) {
+        const bool same = !runs.empty() && texts.seen[2 * s] == texts.seen[2 * s - 2] &&
+                          texts.seen[2 * s + 1] == texts.seen[2 * s - 1] &&
+                          texts.asks[s + 1] - texts.asks[runs.back().first] <= kRun;
+        if (same)
+            runs.back().last = s + 1;
+        else
+            runs.push_back({s, s + 1});
+    }
+    return runs;
+}
+
+// acc (kRows, V vectors) += sum over k of left(r, k) right(k, :), rows of right `stride` apart
+template <int64_t V>
+inline void multiply(Vec (&acc)[kRows][V], const float* left, int64_t row, const float* right,
+                     int64_t stride, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        Vec y[V];
+        unrolled<V>([&](auto v) { y[v] = load(right + i * stride + v * kWidth); });
+        unrolled<kRows>([&](auto r) {
+            const Vec x = broadcast(left[r * row + i]);
+            unrolled<V>([&](auto v) { acc[r][v] += x * y[v]; });
+        });
+    }
+}
+
+// to (kRows, V vectors of columns, rows `to_row` apart) = left right
+template <int64_t V>
+inline void product(const float* left, int64_t row, const float* right, int64_t stride, int64_t n,
+                    float* to, int64_t to_row) {
+    Vec acc[kRows][V] = {};
+    multiply<V>(acc, left, row, right, stride, n);
+    unrolled<kRows>([&](auto r) {
+        unrolled<V>([&](auto v) { store(to + r * to_row + v * kWidth, acc[r][v]); });
+    });
+}
+
+// What a thread needs for one head of a run.
+class Worker {
+  public:
+    Worker(const Texts& texts, const Heads& heads)
+        : width_(heads.width),
+          across_(padded(heads.width)),
+          longest_(longest(texts)),
+          keys_(width_ * longest_),
+          values_(longest_ * across_),
+          q_(kRows * width_),
+          weights_(kRows * longest_),
+          mixed_(kRows * across_) {}
+
+    // Keys `first` to `last` as columns of keys_ and rows of values_, from `at` on.
+    void take(Matrix<const float> k, Matrix<const float> v, int64_t head, int64_t first,
+              int64_t last, int64_t at) {
+        for (int64_t j = first; j < last; ++j, ++at) {
+            const float* key = k.row(j) + head * width_;
+            for (int64_t d = 0; d < width_; ++d) keys_.get()[d * longest_ + at] = key[d];
+            std::copy_n(v.row(j) + head * width_, width_, values_.get() + at * across_);
+        }
+    }
+
+    // Query rows [first, last) of a head over `seen` + `own` keys that were taken.
+    void answer(Matrix<const float> q, int64_t head, int64_t first, int64_t last, int64_t seen,
+                int64_t own, float scale, bool causal, Matrix<float> out) {
+        const int64_t n = seen + own;
+        for (int64_t t = first; t < last; t += kRows) {
+            const int64_t rows = std::min(kRows, last - t);
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t d = 0; d < width_; ++d)
+                    q_.get()[r * width_ + d] = scale * q.row(t + r)[head * width_ + d];
+            scores(n);
+            float inverse[kRows] = {};
+            for (int64_t r = 0; r < rows; ++r) {
+                const int64_t hidden = causal ? std::clamp<int64_t>(last - 1 - t - r, 0, own) : 0;
+                inverse[r] = soften(weights_.get() + r * longest_, n - hidden, n);
+            }
+            mix(n);
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t d = 0; d < width_; ++d)
+                    out.row(t + r)[head * width_ + d] = inverse[r] * mixed_.get()[r * across_ + d];
+        }
+    }
+
+  private:
+    static int64_t longest(const Texts& texts) {
+        int64_t most = 0;
+        for (int64_t s = 0; s < texts.count; ++s) {
+            const int64_t *own = texts.own + 2 * s, *seen = texts.seen + 2 * s;
+            most = std::max(most, own[1] - own[0] + seen[1] - seen[0]);
+        }
+        // Not a power of two apart: columns of keys would evict each other.
+        return padded(std::max<int64_t>(most, 1)) + kWidth;
+    }
+
+    void scores(int64_t n) {
+        int64_t j = 0;
+        for (; j + 3 * kWidth < n; j += 4 * kWidth)
+            product<4>(q_.get(), width_, keys_.get() + j, longest_, width_, weights_.get() + j,
+                       longest_);
+        for (; j < n; j += kWidth)
+            product<1>(q_.get(), width_, keys_.get() + j, longest_, width_, weights_.get() + j,
+                       longest_);
+    }
+
+    // e^(s - largest) of the first `open` of n scores, 0 behind them; 1 / their sum.
+    static float soften(float* s, int64_t open, int64_t n) {
+        const float least = -std::numeric_limits<float>::infinity();
+        std::fill(s + open, s + padded(n), least);
+        Vec largest = broadcast(least);
+        for (int64_t j = 0; j < open; j += kWidth) {
+            const Vec v = load(s + j);
+            largest = chosen(v > largest, v, largest);
+        }
+        float most = least;
+        for (int64_t lane = 0; lane < kWidth; ++lane) most = std::max(most, largest[lane]);
+        Vec total{};
+        for (int64_t j = 0; j < padded(n); j += kWidth) {
+            const Vec e = exp(load(s + j) - broadcast(most));
+            store(s + j, e);
+            total += e;
+        }
+        const float all = sum(total);
+        return all > 0.0f ? 1.0f / all : 0.0f;
+    }
+
+    void mix(int64_t n) {
+        int64_t d = 0;
+        for (; d + 2 * kWidth <= across_; d += 2 * kWidth)
+            product<2>(weights_.get(), longest_, values_.get() + d, across_, n, mixed_.get() + d,
+                       across_);
+        for (; d < across_; d += kWidth)
+            product<1>(weights_.get(), longest_, values_.get() + d, across_, n, mixed_.get() + d,
+                       across_);
+    }
+
+    int64_t width_, across_, longest_;
+    Buffer keys_;     // (D, longest), a key a column
+    Buffer values_;   // (longest, across)
+    Buffer q_;        // (kRows, D), scaled
+    Buffer weights_;  // (kRows, longest)
+    Buffer mixed_;    // (kRows, across)
+};
+
+}  // namespace
+
+void attend(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const Texts& texts,
+            const Heads& heads, float scale, bool causal, Matrix<float> out, int threads) {
+    const std::vector<Run> runs = runs_of(texts);
+    const int64_t share = heads.query / heads.key;
+    parallel_for(static_cast<int64_t>(runs.size()) * heads.key, 1, threads, [&] {
+        return [&, worker = Worker(texts, heads)](int64_t task, int64_t) mutable {
+            const Run run = runs[static_cast<size_t>(task / heads.key)];
+            const int64_t head = task % heads.key;
+            const int64_t* seen = texts.seen + 2 * run.first;
+            const int64_t before = seen[1] - seen[0];
+            worker.take(k, v, head, seen[0], seen[1], 0);
+            for (int64_t s = run.first; s < run.last; ++s) {
+                const int64_t* own = texts.own + 2 * s;
+                worker.take(k, v, head, own[0], own[1], before);
+                for (int64_t h = head * share; h < (head + 1) * share; ++h)
+                    worker.answer(q, h, texts.asks[s], texts.asks[s + 1], before, own[1] - own[0],
+                                  scale, causal, out);
+            }
+        };
+    });
+}
+
+}  // namespace hybridrec

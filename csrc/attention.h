@@ -1,0 +1,34 @@
+// Attention over a pack: texts laid end to end, each of which looks at itself and at one shared
+// prefix.
+#pragma once
+
+#include <cstdint>
+
+#include "views.h"
+
+namespace hybridrec {
+
+// Text s asks with query rows [asks[s], asks[s + 1]). It looks at key rows [own[2 s], own[2 s + 1])
+// and [seen[2 s], seen[2 s + 1]); causally means that the i-th of its n query rows looks at no more
+// of its own keys than all but the last n - 1 - i.
+struct Texts {
+    const int64_t* asks;  // (count + 1)
+    const int64_t* own;   // (count, 2)
+    const int64_t* seen;  // (count, 2)
+    int64_t count;
+};
+
+struct Heads {
+    int64_t query;  // a multiple of `key`: neighbouring query heads share a key head
+    int64_t key;
+    int64_t width;  // D
+};
+
+// out (T, query heads * D) = softmax(scale q k') v of every text and head, where q is
+// (T, query heads * D), k and v are (J, key heads * D). A text without keys gets zeros.
+// O(sum of n L) times query heads * D time, for texts of n queries and L keys; O(L (D + 1)) memory
+// a thread.
+void attend(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const Texts& texts,
+            const Heads& heads, float scale, bool causal, Matrix<float> out, int threads);
+
+}  // namespace hybridrec

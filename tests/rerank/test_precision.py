@@ -1,0 +1,60 @@
+"""Copies of a model that multiply in fewer bits: near the original, and not the original."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from hybridrec import _core  # noqa: E402
+from hybridrec.rerank import precision  # noqa: E402
+
+needs_vnni = pytest.mark.skipif(not _core.has_linear8, reason="this build has no 8-bit products")
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = transformers.BertConfig(
+        vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=128, num_labels=1,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.BertForSequenceClassification(config).eval()
+
+
+def hidden(model):
+    with torch.inference_mode():
+        return model.base_model(input_ids=torch.arange(40)[None]).last_hidden_state
+
+
+def apart(got, wanted):
+    return float((got - wanted).norm() / wanted.norm())
+
+
+@needs_vnni
+def test_8_bits_are_near_the_original_and_leave_it_alone(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wanted = hidden(model)
+    low = precision.in_8_bits(model)
+    assert 1e-5 < apart(hidden(low), wanted) < 0.05
+    # Two layers of query, key, value and output, and of the two of a feed-forward part.
+    assert sum(isinstance(module, precision.Linear8) for module in low.modules()) == 12
+    assert type(low.base_model.pooler.dense) is torch.nn.Linear
+    torch.testing.assert_close(hidden(model), wanted, rtol=0, atol=0)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_bfloat16_is_near_the_original_and_shares_what_stays(model):
+    wanted = hidden(model)
+    low = precision.in_bf16(model)
+    assert 1e-5 < apart(hidden(low), wanted) < 0.05
+    assert low.classifier.weight is model.classifier.weight
+    assert sum(isinstance(module, precision.Linear16) for module in low.modules()) == 12
+
+
+@needs_vnni
+def test_another_gelu_is_not_taken_for_the_exact_one(model):
+    config = transformers.BertConfig(**{**model.config.to_dict(), "hidden_act": "gelu_new"})
+    other = transformers.BertForSequenceClassification(config).eval()
+    assert apart(hidden(precision.in_8_bits(other)), hidden(other)) < 0.05
