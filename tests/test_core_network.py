@@ -179,7 +179,8 @@ def test_attention_is_that_of_each_text_alone(build, seed, heads, width, causal,
         heads=heads[0], key_heads=heads[1], scale=scale, causal=causal, out=out, threads=2,
     )  # fmt: skip
     wanted = attention(q, k, v, asks, own, seen, *heads, scale, causal)
-    np.testing.assert_allclose(out, wanted, rtol=2e-4, atol=2e-5)
+    # A score of a hundred has an error of 1e-5 in float32, and the share that it stands for too.
+    np.testing.assert_allclose(out, wanted, rtol=2e-4, atol=2e-5 * max(1.0, sharp))
 
 
 @every_build
