@@ -204,7 +204,8 @@ def test_wide_factors(duel: Any) -> None:
         None,
         check=check,
         data=str(race.data),
-        parameters=f"{SETTING}, preconditioned CG steps as above, no warm-up",
+        parameters=f"{SETTING}, ours: {OURS.user_steps} (users) and {OURS.item_steps} (items) CG "
+        f"steps, over-relaxed {OURS.relaxation:g}; no warm-up",
         unit="epoch",
         pairs=1,
         warm_up=False,

@@ -39,8 +39,8 @@ void solve_exact(const Problem& problem, Matrix<float> out, int threads);
 // `steps` conjugate-gradient steps from what x (rows, F) holds, preconditioned by the diagonal that
 // is there without events, and `relaxation` times as far as they lead: over-relaxation, which a row
 // that starts from zeros is spared. A row with no events gets zeros.
-// O((nnz F + rows F) steps) time; 1 MiB a thread, and 6 F floats for every row that is solved side
-// by side with others. Throws overflow_error where a row's equations are beyond float32.
+// O((nnz F + rows F) steps) time; 6 F floats a thread, and for every row that is solved side by
+// side with others. Throws overflow_error where a row's equations are beyond float32.
 void solve_cg(const Problem& problem, Matrix<float> x, int steps, float relaxation, int threads);
 
 }  // namespace hybridrec
