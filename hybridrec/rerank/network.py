@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from hybridrec.ragged import Items, Ragged, Scores
     from hybridrec.rerank.config import CrossEncoderConfig
+    from hybridrec.rerank.families import Family
 
 log = logging.getLogger("hybridrec")
 
@@ -42,7 +43,8 @@ class Network:
         MissingExtraError: torch or transformers is not installed.
 
     Attributes:
-        model: a BertForSequenceClassification with one label.
+        family: how the model is fed and read.
+        model: its weights, a head of one label among them.
     """
 
     def __init__(self, source: str, config: CrossEncoderConfig) -> None:
@@ -56,7 +58,8 @@ class Network:
             config.precision == "auto" and _multiplies_bf16(torch, self._device)
         )
         with _refusals(source), quietly(transformers):
-            self.model = _load_model(torch, transformers, source, config.seed).to(self._device)
+            self.family, model = _load_model(torch, transformers, source, config.seed)
+            self.model = model.to(self._device)
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                 source, trust_remote_code=False
             )
@@ -141,8 +144,9 @@ class Network:
         one_way = self._config.mask == "one_way"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=low):
             return list_scores(
-                self.model, prompts, items, table, one_way=one_way, packed=packed, budget=budget
-            )
+                self.model, prompts, items, table,
+                family=self.family, one_way=one_way, packed=packed, budget=budget,
+            )  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write config.json, model.safetensors and the tokeniser's files."""
@@ -159,16 +163,13 @@ def _multiplies_bf16(torch: Any, device: Any) -> bool:
     return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
 
 
-def _load_model(torch: Any, transformers: Any, source: str, seed: int) -> Any:
+def _load_model(torch: Any, transformers: Any, source: str, seed: int) -> tuple[Family, Any]:
     """The weights of ``source``; a head that it lacks is drawn from ``seed`` and reads means."""
-    from hybridrec.rerank.shared_prefix import ATTENTION, READ
+    from hybridrec.rerank.families import READ, family_of
+    from hybridrec.rerank.shared_prefix import ATTENTION
 
     config = transformers.AutoConfig.from_pretrained(source, num_labels=1, trust_remote_code=False)
-    if config.model_type != "bert" or config.is_decoder:
-        raise InputError(
-            f"model {source!r} has the architecture {config.model_type!r}; wanted an encoder of "
-            "type 'bert'"
-        )
+    family = family_of(config)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -188,7 +189,7 @@ def _load_model(torch: Any, transformers: Any, source: str, seed: int) -> Any:
         # A new head may as well read what plain encoders are trained to put their meaning into, the
         # mean of the tokens; their [CLS] and pooler hardly differ between candidates at first.
         setattr(model.config, READ, "mean")
-    return model.eval()
+    return family, model.eval()
 
 
 @contextmanager

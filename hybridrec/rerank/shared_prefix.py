@@ -16,19 +16,18 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from hybridrec.rerank.families import READ
 from hybridrec.rerank.packing import pack, pair, plan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hybridrec.ragged import Items, Ragged
+    from hybridrec.rerank.families import Family
     from hybridrec.rerank.packing import Pack, Pairs
     from hybridrec.rerank.prompt import TokenTable
 
 ATTENTION = "hybridrec_shared_prefix"
-
-READ = "hybridrec_read"
-"""Entry of a checkpoint's config.json: "mean" where its head was trained on means of tokens."""
 
 
 def list_scores(
@@ -40,6 +39,7 @@ def list_scores(
     one_way: bool,
     packed: bool,
     budget: int | None,
+    family: Family | None = None,
 ) -> Tensor:
     """(B, K) float32 scores on the model's device, -inf where the item is -1; carries gradients.
 
@@ -51,6 +51,7 @@ def list_scores(
         one_way: the mask; see :class:`hybridrec.rerank.packing.Pairs`.
         packed: share each prompt among its candidates; only with ``one_way``.
         budget: tokens of one forward pass; None takes all at once.
+        family: how the model is fed and read; None is that of its configuration.
     """
     rows, columns = np.nonzero(items >= 0)
     chosen = items[rows, columns]

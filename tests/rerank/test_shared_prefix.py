@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from hybridrec.ragged import Ragged
+from hybridrec.rerank.families import READ
 from hybridrec.rerank.prompt import TokenTable
-from hybridrec.rerank.shared_prefix import ATTENTION, READ, list_scores
+from hybridrec.rerank.shared_prefix import ATTENTION, list_scores
 
 CLS, SEP, VOCABULARY = 1, 2, 60
 
