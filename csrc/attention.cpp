@@ -83,7 +83,7 @@ class Worker {
 
     // Query rows [first, last) of a head over `seen` + `own` keys that were taken.
     void answer(Matrix<const float> q, int64_t head, int64_t first, int64_t last, int64_t seen,
-                int64_t own, float scale, bool causal, Matrix<float> out) {
+                int64_t own, float scale, const Sight& sight, Matrix<float> out) {
         const int64_t n = seen + own;
         for (int64_t t = first; t < last; t += kRows) {
             const int64_t rows = std::min(kRows, last - t);
@@ -93,8 +93,11 @@ class Worker {
             scores(n);
             float inverse[kRows] = {};
             for (int64_t r = 0; r < rows; ++r) {
-                const int64_t hidden = causal ? std::clamp<int64_t>(last - 1 - t - r, 0, own) : 0;
-                inverse[r] = soften(weights_.get() + r * longest_, n - hidden, n);
+                const int64_t place = n - (last - t - r), window = sight.window;
+                const int64_t begin = window ? place - window + 1 : 0;
+                const int64_t end = sight.causal ? place + 1 : window ? place + window : n;
+                inverse[r] = soften(weights_.get() + r * longest_, std::clamp<int64_t>(begin, 0, n),
+                                    std::clamp<int64_t>(end, 0, n), n);
             }
             mix(n);
             for (int64_t r = 0; r < rows; ++r)
@@ -124,12 +127,17 @@ class Worker {
                        longest_);
     }
 
-    // e^(s - largest) of the first `open` of n scores, 0 behind them; 1 / their sum.
-    static float soften(float* s, int64_t open, int64_t n) {
+    // e^(s - largest) of scores [begin, end) of n, 0 elsewhere; 1 / their sum.
+    static float soften(float* s, int64_t begin, int64_t end, int64_t n) {
+        if (begin >= end) {
+            std::fill(s, s + padded(n), 0.0f);
+            return 0.0f;
+        }
         const float least = -std::numeric_limits<float>::infinity();
-        std::fill(s + open, s + padded(n), least);
+        std::fill(s, s + begin, least);
+        std::fill(s + end, s + padded(n), least);
         Vec largest = broadcast(least);
-        for (int64_t j = 0; j < open; j += kWidth) {
+        for (int64_t j = 0; j < end; j += kWidth) {
             const Vec v = load(s + j);
             largest = chosen(v > largest, v, largest);
         }
@@ -142,7 +150,7 @@ class Worker {
             total += e;
         }
         const float all = sum(total);
-        return all > 0.0f ? 1.0f / all : 0.0f;
+        return 1.0f / all;
     }
 
     void mix(int64_t n) {
@@ -166,7 +174,7 @@ class Worker {
 }  // namespace
 
 void attend(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const Texts& texts,
-            const Heads& heads, float scale, bool causal, Matrix<float> out, int threads) {
+            const Heads& heads, float scale, const Sight& sight, Matrix<float> out, int threads) {
     const std::vector<Run> runs = runs_of(texts);
     const int64_t share = heads.query / heads.key;
     parallel_for(static_cast<int64_t>(runs.size()) * heads.key, 1, threads, [&] {
@@ -181,7 +189,7 @@ void attend(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v,
                 worker.take(k, v, head, own[0], own[1], before);
                 for (int64_t h = head * share; h < (head + 1) * share; ++h)
                     worker.answer(q, h, texts.asks[s], texts.asks[s + 1], before, own[1] - own[0],
-                                  scale, causal, out);
+                                  scale, sight, out);
             }
         };
     });

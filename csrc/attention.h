@@ -8,9 +8,9 @@
 
 namespace hybridrec {
 
-// Text s asks with query rows [asks[s], asks[s + 1]). It looks at key rows [own[2 s], own[2 s + 1])
-// and [seen[2 s], seen[2 s + 1]); causally means that the i-th of its n query rows looks at no more
-// of its own keys than all but the last n - 1 - i.
+// Text s asks with query rows [asks[s], asks[s + 1]). It looks at key rows [seen[2 s], seen[2 s +
+// 1]) and behind them [own[2 s], own[2 s + 1]): place 0, 1, ... of what it looks at. The last of
+// its query rows stands at the last place, the others before it.
 struct Texts {
     const int64_t* asks;  // (count + 1)
     const int64_t* own;   // (count, 2)
@@ -24,11 +24,17 @@ struct Heads {
     int64_t width;  // D
 };
 
+// What a query row looks at, of the places of its text.
+struct Sight {
+    bool causal;     // none behind its own
+    int64_t window;  // only places less than `window` away; 0 is all
+};
+
 // out (T, query heads * D) = softmax(scale q k') v of every text and head, where q is
 // (T, query heads * D), k and v are (J, key heads * D). A text without keys gets zeros.
 // O(sum of n L) times query heads * D time, for texts of n queries and L keys; O(L (D + 1)) memory
 // a thread.
 void attend(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const Texts& texts,
-            const Heads& heads, float scale, bool causal, Matrix<float> out, int threads);
+            const Heads& heads, float scale, const Sight& sight, Matrix<float> out, int threads);
 
 }  // namespace hybridrec

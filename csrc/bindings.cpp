@@ -290,8 +290,8 @@ const int64_t* ranges(const char* name, const Array<int64_t>& array, int64_t cou
 
 void py_attend(const Array<float>& q, const Array<float>& k, const Array<float>& v,
                const Array<int64_t>& asks, const Array<int64_t>& own, const Array<int64_t>& seen,
-               int64_t heads, int64_t key_heads, float scale, bool causal, Array<float>& out,
-               int64_t threads) {
+               int64_t heads, int64_t key_heads, float scale, bool causal, int64_t window,
+               Array<float>& out, int64_t threads) {
     const Matrix<const float> queries = matrix("q", q), keys = matrix("k", k);
     const Matrix<const float> values = matrix("v", v, keys.rows, keys.columns);
     const Matrix<float> to = changed("out", out, queries.rows, queries.columns);
@@ -308,12 +308,13 @@ void py_attend(const Array<float>& q, const Array<float>& k, const Array<float>&
     for (int64_t s = 0; s < count; ++s)
         if (bounds[s + 1] < bounds[s])
             refuse("asks[" + std::to_string(s + 1) + "] is below the entry before it");
+    if (window < 0) refuse("window is " + std::to_string(window) + "; wanted at least 0");
     const Texts texts{bounds, ranges("own", own, count, keys.rows),
                       ranges("seen", seen, count, keys.rows), count};
     const int workers = checked_threads(threads);
     const Heads shape{heads, key_heads, queries.columns / heads};
     const py::gil_scoped_release release;
-    attend(queries, keys, values, texts, shape, scale, causal, to, workers);
+    attend(queries, keys, values, texts, shape, scale, {causal, window}, to, workers);
 }
 
 // The builds that were compiled and that this CPU and system can run, best first.
@@ -350,7 +351,7 @@ PYBIND11_MODULE(HYBRIDREC_MODULE, m) {
           "relaxation"_a, "threads"_a);
     m.def("attend", &py_attend, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
           "asks"_a.noconvert(), "own"_a.noconvert(), "seen"_a.noconvert(), py::kw_only(), "heads"_a,
-          "key_heads"_a, "scale"_a, "causal"_a, "out"_a.noconvert(), "threads"_a);
+          "key_heads"_a, "scale"_a, "causal"_a, "window"_a, "out"_a.noconvert(), "threads"_a);
     m.attr("has_linear8") = kHasLinear8;
     // Local: every build has classes of its own.
     py::class_<Linear8>(m, "Linear8", py::module_local())

@@ -136,7 +136,7 @@ def texts(rng, prompts, most, longest):
     return asks, own, np.array(seen, np.int64).reshape(-1, 2)
 
 
-def attention(q, k, v, asks, own, seen, heads, key_heads, scale, causal):
+def attention(q, k, v, asks, own, seen, heads, key_heads, scale, causal, window=0):
     """Text by text and head by head, in float64."""
     width = q.shape[1] // heads
     out = np.zeros(q.shape)
@@ -148,10 +148,11 @@ def attention(q, k, v, asks, own, seen, heads, key_heads, scale, causal):
             rows = np.r_[slice(*seen[s]), slice(*own[s])]
             asked = q[asks[s] : asks[s + 1], mine].astype(float)
             scores = scale * asked @ k[rows, theirs].astype(float).T
+            place = len(rows) - len(asked) + np.arange(len(asked))[:, None]
             if causal:
-                n, own_keys = len(asked), own[s, 1] - own[s, 0]
-                last = len(rows) - own_keys + np.arange(n)[:, None] + own_keys - n
-                scores[np.arange(len(rows)) > last] = -np.inf
+                scores[np.arange(len(rows)) > place] = -np.inf
+            if window:
+                scores[np.abs(np.arange(len(rows)) - place) >= window] = -np.inf
             shares = np.exp(scores - scores.max(axis=1, keepdims=True))
             shares /= shares.sum(axis=1, keepdims=True)
             out[asks[s] : asks[s + 1], mine] = shares @ v[rows, theirs].astype(float)
@@ -164,10 +165,11 @@ def attention(q, k, v, asks, own, seen, heads, key_heads, scale, causal):
     heads=st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
     width=st.sampled_from([1, 8, 20, 32, 64]),
     causal=st.booleans(),
+    window=st.sampled_from([0, 1, 7, 200]),
     sharp=st.sampled_from([0.1, 1.0, 30.0]),
 )
 @settings(max_examples=40, deadline=None)
-def test_attention_is_that_of_each_text_alone(build, seed, heads, width, causal, sharp):
+def test_attention_is_that_of_each_text_alone(build, seed, heads, width, causal, window, sharp):
     rng = np.random.default_rng(seed)
     asks, own, seen = texts(rng, 3, 5, 40)
     q = (sharp * rng.standard_normal((asks[-1], heads[0] * width))).astype(np.float32)
@@ -176,9 +178,10 @@ def test_attention_is_that_of_each_text_alone(build, seed, heads, width, causal,
     out = np.full_like(q, np.nan)
     build.attend(
         q, k, v, asks, own, seen,
-        heads=heads[0], key_heads=heads[1], scale=scale, causal=causal, out=out, threads=2,
+        heads=heads[0], key_heads=heads[1], scale=scale, causal=causal, window=window, out=out,
+        threads=2,
     )  # fmt: skip
-    wanted = attention(q, k, v, asks, own, seen, *heads, scale, causal)
+    wanted = attention(q, k, v, asks, own, seen, *heads, scale, causal, window)
     # A score of a hundred has an error of 1e-5 in float32, and the share that it stands for too.
     np.testing.assert_allclose(out, wanted, rtol=2e-4, atol=2e-5 * max(1.0, sharp))
 
@@ -192,7 +195,7 @@ def test_attention_over_keys_that_were_kept(build):
     seen = np.array([[0, 30], [0, 30]], np.int64)
     q = rng.standard_normal((9, 64)).astype(np.float32)
     k, v = rng.standard_normal((2, 39, 64)).astype(np.float32)
-    shape = {"heads": 2, "key_heads": 2, "scale": 0.2, "causal": True}
+    shape = {"heads": 2, "key_heads": 2, "scale": 0.2, "causal": True, "window": 0}
     out = np.zeros_like(q)
     build.attend(q, k, v, asks, own, seen, out=out, threads=1, **shape)
     wanted = attention(q, k, v, asks, own, seen, 2, 2, 0.2, True)
@@ -216,6 +219,7 @@ def test_attention_over_keys_that_were_kept(build):
         ({"own": np.array([[0, 4], [4, 5]])}, "own has extent 2 on axis 0; wanted 3"),
         ({"seen": np.array([[0, 4], [4, 5], [-1, 2]])}, r"seen\[2\] is -1 to 2"),
         ({"seen": np.array([[0, 4], [4, 3], [0, 2]])}, r"seen\[1\] is 4 to 3"),
+        ({"window": -1}, "window is -1; wanted at least 0"),
     ],
 )
 def test_wrong_texts_are_refused(build, change, message):
@@ -223,7 +227,7 @@ def test_wrong_texts_are_refused(build, change, message):
     asks = np.array([0, 4, 5, 9])
     given_ = {
         "asks": asks, "own": np.stack([asks[:-1], asks[1:]], 1), "seen": np.zeros((3, 2), int),
-        "heads": 2, "key_heads": 2, "scale": 1.0, "causal": False, "threads": 1,
+        "heads": 2, "key_heads": 2, "scale": 1.0, "causal": False, "window": 0, "threads": 1,
     }  # fmt: skip
     build.attend(rows, rows, rows, out=rows.copy(), **given_)
     with pytest.raises(ValueError, match=message):
@@ -236,7 +240,7 @@ def test_a_text_without_keys_gets_zeros(build):
     out = np.full_like(rows, np.nan)
     build.attend(
         rows, rows, rows, np.array([0, 1, 3]), np.array([[0, 0], [1, 3]]), np.zeros((2, 2), int),
-        heads=1, key_heads=1, scale=1.0, causal=False, out=out, threads=1,
+        heads=1, key_heads=1, scale=1.0, causal=False, window=0, out=out, threads=1,
     )  # fmt: skip
     assert not out[0].any()
     np.testing.assert_allclose(out[1:], 1, rtol=1e-6)

@@ -141,12 +141,14 @@ def attend(
     key_heads: int,
     scale: float,
     causal: bool,
+    window: int,
     out: NDArray[np.float32],
     threads: int,
 ) -> None:
     """Softmax attention of S texts, each over its own keys and those of a prefix.
 
     ``q`` and ``out`` are (T, heads * D), ``k`` and ``v`` (J, key_heads * D). Text s asks with rows
-    ``asks[s]:asks[s + 1]`` and looks at the key rows of ``own[s]`` and ``seen[s]`` (start, stop);
-    causally, its i-th of n rows does not look at the last n - 1 - i of its own keys.
+    ``asks[s]:asks[s + 1]`` and looks at the key rows of ``seen[s]``, then ``own[s]`` (start, stop);
+    the last of its rows stands at the last of these. Causally, a row does not look behind itself;
+    with a ``window``, only at places less than that away (0: no window).
     """

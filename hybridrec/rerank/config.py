@@ -25,8 +25,11 @@ class CrossEncoderConfig:
         learning_rate: its peak, for encoders of MiniLM's size; AdamW with linear warm-up and decay.
         warmup: share of the steps in which the rate rises.
         device: "auto", "cpu" or "cuda".
-        precision: of matrix products. "fp32"; "bf16", faster and good to about two digits; "auto"
-            scores in fp32 and fine-tunes in bf16 where the device has instructions for it.
+        precision: of matrix products. "fp32"; "bf16", good to about two digits; "int8", 8-bit
+            integers when scoring on a CPU; "auto" is the fastest that the device has instructions
+            for. Fine-tuning multiplies in bf16 unless "fp32" is asked for or the device lacks it.
+        prefix_cache: megabytes of memory for what the model made of prompts it has read, so that
+            the next request of the same user need not read it again; 0 keeps nothing.
         seed: of a new head, the negatives, the order of examples and dropout.
         name: the column that the scores fill.
     """
@@ -43,6 +46,7 @@ class CrossEncoderConfig:
     warmup: float = 0.1
     device: str = "auto"
     precision: str = "auto"
+    prefix_cache: int = 256
     seed: int = 0
     name: str = "llm"
 
@@ -50,6 +54,7 @@ class CrossEncoderConfig:
         for name in ("history", "max_item_tokens", "negatives", "epochs", "batch_size"):
             whole_number(name, getattr(self, name), least=1)
         whole_number("seed", self.seed)
+        whole_number("prefix_cache", self.prefix_cache)
         if not 0 <= real_number("recall_share", self.recall_share) <= 1:
             raise InputError(f"recall_share is {self.recall_share}; wanted a share from 0 to 1")
         real_number("learning_rate", self.learning_rate, above=0)
@@ -57,7 +62,7 @@ class CrossEncoderConfig:
             raise InputError(f"warmup is {self.warmup}; wanted a share of the steps from 0 to 1")
         one_of("mask", self.mask, ("one_way", "full"))
         one_of("device", self.device, ("auto", "cpu", "cuda"))
-        one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+        one_of("precision", self.precision, ("auto", "fp32", "bf16", "int8"))
         for name in ("model", "name"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:

@@ -141,6 +141,7 @@ class CrossEncoder:
             evaluate=evaluate,
             config=self.config,
         )
+        network.weights_changed()
         network.mark_tuned()
         return outcome
 
@@ -158,9 +159,9 @@ class CrossEncoder:
     def score_pairs(self, queries: Queries, items: Items) -> Scores:
         """What :meth:`score` says, each pair of prompt and candidate on its own: slow, to check by.
 
-        Runs transformers' own attention with its own mask, not the packed one.
+        Runs transformers' own attention in float32 with its own mask, not the packed one.
         """
-        return self._score(queries, self._checked(queries, items), packed=False)
+        return self._score(queries, self._checked(queries, items), plain=True)
 
     def score_texts(self, prompt: str, candidates: Sequence[str]) -> Scores:
         """(n,) float32 scores of ``candidates`` behind ``prompt``; needs no catalogue.
@@ -267,12 +268,14 @@ class CrossEncoder:
                 "mask='full'", self.config.model,
             )  # fmt: skip
 
-    def _score(self, queries: Queries, items: Items, *, packed: bool = True) -> Scores:
+    def _score(self, queries: Queries, items: Items, *, plain: bool = False) -> Scores:
         network, table, prompts = self._network(), self._catalogue(), self._prompts(queries)
         scores = np.full(items.shape, -np.inf, dtype=np.float32)
         for start in track(range(0, len(items), QUERIES_A_PART), "reranking"):
             part = np.arange(start, min(start + QUERIES_A_PART, len(items)))
-            scores[part] = network.scores(prompts.select(part), items[part], table, packed=packed)
+            scores[part] = network.scores(
+                prompts.select(part), items[part], table, users=queries.users[part], plain=plain
+            )
         return scores
 
     def _evaluation(
@@ -283,4 +286,9 @@ class CrossEncoder:
 
         items = self._checked(queries, candidates.items)
         wanted = check_targets(items, targets)
-        return lambda: mean_ndcg(items, self._score(queries, items), wanted)
+
+        def ndcg() -> float:
+            self._network().weights_changed()
+            return mean_ndcg(items, self._score(queries, items), wanted)
+
+        return ndcg

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hybridrec.checks import InputError, InputTypeError, require_extra, resolved_device
 from hybridrec.data.pretrained import quietly
+from hybridrec.rerank.prefix_cache import PrefixCache
 from hybridrec.rerank.prompt import TokenTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from hybridrec.ragged import Items, Ragged, Scores
@@ -45,6 +48,7 @@ class Network:
     Attributes:
         family: how the model is fed and read.
         model: its weights, a head of one label among them.
+        precision: of scoring: "fp32", "bf16" or "int8".
     """
 
     def __init__(self, source: str, config: CrossEncoderConfig) -> None:
@@ -55,8 +59,11 @@ class Network:
             resolved_device("cross-encoder", config.device, cuda=torch.cuda.is_available())
         )
         self._trains_low = config.precision == "bf16" or (
-            config.precision == "auto" and _multiplies_bf16(torch, self._device)
+            config.precision in ("auto", "int8") and _multiplies_bf16(torch, self._device)
         )
+        self.precision = _scoring_precision(torch, self._device, config.precision)
+        self._scoring: Any = None
+        self._cache = PrefixCache(config.prefix_cache)
         with _refusals(source), quietly(transformers):
             self.family, model = _load_model(torch, transformers, source, config.seed)
             self.model = model.to(self._device)
@@ -107,11 +114,25 @@ class Network:
 
     def trainable_scores(self, prompts: Ragged, items: Items, table: TokenTable) -> Tensor:
         """(b, n) float32 scores with gradients, all lists in one forward pass if packed."""
-        packed = self._config.mask == "one_way"
-        return self._forward(prompts, items, table, packed, None, self._trains_low)
+        import torch
+
+        from hybridrec.rerank.shared_prefix import list_scores
+
+        one_way = self._config.mask == "one_way"
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._trains_low):
+            return list_scores(
+                self.model, prompts, items, table,
+                family=self.family, one_way=one_way, packed=True, budget=None,
+            )  # fmt: skip
 
     def scores(
-        self, prompts: Ragged, items: Items, table: TokenTable, *, packed: bool = True
+        self,
+        prompts: Ragged,
+        items: Items,
+        table: TokenTable,
+        *,
+        users: NDArray[np.int32] | None = None,
+        plain: bool = False,
     ) -> Scores:
         """(B, K) float32 scores, -inf where the item is -1.
 
@@ -119,40 +140,63 @@ class Network:
             prompts: B rows of token ids.
             items: (B, K) codes of rows of ``table``, -1 padded.
             table: token ids of the candidates.
-            packed: False scores pair by pair, as a mask of "full" always does.
+            users: (B,) whose prompts these are, -1 unknown; see :meth:`forget`.
+            plain: score pair by pair in float32, to check by.
         """
         torch = require_extra("torch", "llm")
-        packed = packed and self._config.mask == "one_way"
-        low = self._config.precision == "bf16"
-        with torch.inference_mode():
-            found = self._forward(prompts, items, table, packed, PACK_TOKENS, low)
-        return cast("Scores", found.cpu().numpy())
-
-    def _forward(
-        self,
-        prompts: Ragged,
-        items: Items,
-        table: TokenTable,
-        packed: bool,
-        budget: int | None,
-        low: bool,
-    ) -> Tensor:
-        import torch
-
         from hybridrec.rerank.shared_prefix import list_scores
 
         one_way = self._config.mask == "one_way"
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=low):
-            return list_scores(
-                self.model, prompts, items, table,
-                family=self.family, one_way=one_way, packed=packed, budget=budget,
+        with torch.inference_mode():
+            found = list_scores(
+                self.model if plain else self._scoring_model(), prompts, items, table,
+                family=self.family, one_way=one_way, packed=not plain,
+                budget=PACK_TOKENS, cache=self._cache, users=users,
             )  # fmt: skip
+        return cast("Scores", found.cpu().numpy())
+
+    def weights_changed(self) -> None:
+        """Drop what was made of the weights as they were: the model was trained."""
+        self._scoring = None
+        self._cache.clear()
+
+    def forget(self, user: int) -> int:
+        """Drop the prefixes kept for a user's code, and how many they were."""
+        return self._cache.forget(user)
+
+    def _scoring_model(self) -> Any:
+        """The model at the precision of scoring; made on first use."""
+        if self._scoring is None:
+            from hybridrec.rerank.precision import in_8_bits, in_bf16
+
+            make = {"fp32": lambda model: model, "bf16": in_bf16, "int8": in_8_bits}
+            self._scoring = make[self.precision](self.model)
+        return self._scoring
 
     def save(self, folder: Path) -> None:
         """Write config.json, model.safetensors and the tokeniser's files."""
         with quietly(require_extra("transformers", "llm")):
             self.model.save_pretrained(folder)
             self._tokenizer.save_pretrained(folder)
+
+
+def _scoring_precision(torch: Any, device: Any, asked: str) -> str:
+    """What "auto" stands for on this device, said in the log; what it cannot do is refused."""
+    from hybridrec import _core
+
+    if asked == "int8" and (device.type != "cpu" or not _core.has_linear8):
+        where = device.type if device.type != "cpu" else "a CPU without AVX-512 VNNI"
+        raise InputError(
+            f"precision is 'int8' on {where}; wanted a CPU with AVX-512 VNNI: use 'auto'"
+        )
+    if asked != "auto":
+        return asked
+    if device.type == "cpu":
+        chosen = "int8" if _core.has_linear8 else "fp32"
+    else:
+        chosen = "bf16" if _multiplies_bf16(torch, device) else "fp32"
+    log.info("cross-encoder: precision 'auto' scores in %s on %s", chosen, device.type)
+    return chosen
 
 
 def _multiplies_bf16(torch: Any, device: Any) -> bool:
@@ -165,8 +209,8 @@ def _multiplies_bf16(torch: Any, device: Any) -> bool:
 
 def _load_model(torch: Any, transformers: Any, source: str, seed: int) -> tuple[Family, Any]:
     """The weights of ``source``; a head that it lacks is drawn from ``seed`` and reads means."""
+    from hybridrec.rerank.attention import ATTENTION
     from hybridrec.rerank.families import READ, family_of
-    from hybridrec.rerank.shared_prefix import ATTENTION
 
     config = transformers.AutoConfig.from_pretrained(source, num_labels=1, trust_remote_code=False)
     family = family_of(config)

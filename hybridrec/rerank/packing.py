@@ -33,24 +33,40 @@ class Block(NamedTuple):
 
     A chunk is neighbouring candidates whose attention is computed together: whoever computes it
     hides them from each other, so small chunks waste little and large ones cost few calls.
+
+    ``kept`` says that the prompt's tokens are not in the pack: what a model made of them is known.
     """
 
     prefix: int
     chunks: tuple[int, ...]
+    kept: bool
+
+    @property
+    def tokens(self) -> int:
+        """How many of the pack's tokens are this block's."""
+        return sum(self.chunks) + (0 if self.kept else self.prefix)
 
 
 @dataclass(frozen=True, eq=False)
 class Pack:
     """What one forward pass reads.
 
+    Texts are the prompts and candidates in the order of the tokens; a kept prompt is an empty one.
+    Keys are what tokens look at: those of the kept prompts in the order of the blocks, then one a
+    token.
+
     Attributes:
         tokens: (T,) int64 token ids.
         positions: (T,) int64; those of a candidate go on where its prefix ends.
         types: (T,) int64, 0 on a prefix and 1 on a candidate.
         owners: (T,) int64, the candidate that a token belongs to, as an index of ``heads``; -1 on
-            a prefix.
+            a prompt.
         blocks: one a piece, in the order of the tokens.
-        heads: (n,) int64, where each candidate's [CLS] stands; candidates in the caller's order.
+        heads: (n,) int64, where each candidate's first token stands; in the caller's order.
+        ends: (n,) int64, where its last token stands.
+        asks: (S + 1,) int64, text s has the tokens ``asks[s]:asks[s + 1]``.
+        own: (S, 2) int64, the keys of its own tokens, from and to.
+        seen: (S, 2) int64, the keys of the prompt that a candidate sees; an empty range on prompts.
     """
 
     tokens: NDArray[np.int64]
@@ -59,6 +75,10 @@ class Pack:
     owners: NDArray[np.int64]
     blocks: tuple[Block, ...]
     heads: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    asks: NDArray[np.int64]
+    own: NDArray[np.int64]
+    seen: NDArray[np.int64]
 
 
 def plan(
@@ -102,7 +122,11 @@ def plan(
 
 
 def pack(
-    pieces: list[Piece], prefixes: Ragged, codes: NDArray[np.int32], table: TokenTable
+    pieces: list[Piece],
+    prefixes: Ragged,
+    codes: NDArray[np.int32],
+    table: TokenTable,
+    kept: NDArray[np.bool_] | None = None,
 ) -> Pack:
     """Lay out the tokens of ``pieces``.
 
@@ -111,11 +135,15 @@ def pack(
         prefixes: B rows of token ids.
         codes: (n,) item code of each candidate of the flat list.
         table: the token ids of the catalogue.
+        kept: (pieces,) whether a piece's prompt is left out; None leaves out none.
     """
     prompts = prefixes.select(np.array([piece.query for piece in pieces]))
+    whole = prompts.lengths
+    if kept is None:
+        kept = np.zeros(len(pieces), dtype=bool)
     slots = np.concatenate([np.arange(start, stop) for _, start, stop in pieces])
     texts = table.rows.select(codes[slots])
-    # Segments in the order of the pack: a prompt, its candidates, the next prompt, ...
+    # Texts in the order of the pack: a prompt, its candidates, the next prompt, ...
     counts = np.array([stop - start for _, start, stop in pieces])
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     places = np.arange(len(slots)) + np.repeat(np.arange(1, len(pieces) + 1), counts)
@@ -123,25 +151,56 @@ def pack(
     lengths[places] = texts.lengths
     is_prompt = np.ones(len(lengths), dtype=bool)
     is_prompt[places] = False
-    lengths[is_prompt] = prompts.lengths
+    lengths[is_prompt] = np.where(kept, 0, whole)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     in_prompt = np.repeat(is_prompt, lengths)
     tokens = np.empty(starts[-1], dtype=np.int64)
-    tokens[in_prompt], tokens[~in_prompt] = prompts.items, texts.items
+    tokens[in_prompt] = prompts.items[np.repeat(~kept, whole)]
+    tokens[~in_prompt] = texts.items
     offsets = np.zeros(len(lengths), dtype=np.int64)
-    offsets[places] = np.repeat(prompts.lengths, counts)
+    offsets[places] = np.repeat(whole, counts)
     owners = np.full(len(lengths), -1, dtype=np.int64)
     owners[places] = np.arange(len(slots))
+    before = np.cumsum(np.where(kept, whole, 0))
+    own = np.stack([starts[:-1], starts[1:]], axis=1) + before[-1]
+    sight = own[is_prompt]
+    sight[kept] = np.stack([before - whole, before], axis=1)[kept]
+    seen = np.zeros_like(own)
+    seen[places] = np.repeat(sight, counts, axis=0)
     return Pack(
         tokens=tokens,
         positions=np.arange(starts[-1]) + np.repeat(offsets - starts[:-1], lengths),
         types=(~in_prompt).astype(np.int64),
         owners=np.repeat(owners, lengths),
         blocks=tuple(
-            Block(int(prompt), _chunks(texts.lengths[start : start + count]))
-            for prompt, start, count in zip(prompts.lengths, first, counts, strict=True)
+            Block(int(prompt), _chunks(texts.lengths[start : start + count]), bool(absent))
+            for prompt, start, count, absent in zip(whole, first, counts, kept, strict=True)
         ),
         heads=starts[places],
+        ends=starts[places + 1] - 1,
+        asks=starts,
+        own=own,
+        seen=seen,
+    )
+
+
+def pack_pairs(pairs: Pairs) -> Pack:
+    """The same pairs end to end without padding: each is one text, and none shares a prompt."""
+    place = np.arange(pairs.tokens.shape[1])
+    real = place < pairs.lengths[:, None]
+    asks = np.concatenate([[0], np.cumsum(pairs.lengths)])
+    own = np.stack([asks[:-1], asks[1:]], axis=1)
+    return Pack(
+        tokens=pairs.tokens[real],
+        positions=np.broadcast_to(place, real.shape)[real],
+        types=pairs.types[real],
+        owners=pairs.owners[real],
+        blocks=(Block(0, _chunks(pairs.lengths), kept=True),),
+        heads=asks[:-1] + pairs.heads,
+        ends=asks[1:] - 1,
+        asks=asks,
+        own=own,
+        seen=np.zeros_like(own),
     )
 
 
@@ -178,6 +237,13 @@ class Pairs:
     def heads(self) -> NDArray[np.int64]:
         """(n,) int64, the token at which each score is read."""
         return self.prefix_lengths if self.one_way else np.zeros_like(self.prefix_lengths)
+
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """(n, L) int64, the pair on its candidate's tokens, -1 elsewhere."""
+        place = np.arange(self.tokens.shape[1])
+        mine = (place >= self.prefix_lengths[:, None]) & (place < self.lengths[:, None])
+        return np.where(mine, np.arange(len(mine))[:, None], -1)
 
     @property
     def mask(self) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ TEXTS = ["red cat", "green dog", "", "blue bird (1999). red!", "cat " * 3000, "d
 
 
 def encoder(tiny_model, **settings):
-    return hr.CrossEncoder(tiny_model, device="cpu", **settings)
+    return hr.CrossEncoder(tiny_model, **{"device": "cpu", "precision": "fp32", **settings})
 
 
 @pytest.fixture
@@ -59,7 +59,8 @@ def test_settings_are_checked_and_are_json():
         ({"warmup": 1.5}, "warmup is 1.5"),
         ({"mask": "causal"}, "mask is 'causal'; wanted one of 'one_way', 'full'"),
         ({"device": "tpu"}, "device is 'tpu'"),
-        ({"precision": "int8"}, "precision is 'int8'"),
+        ({"precision": "int4"}, "precision is 'int4'"),
+        ({"prefix_cache": -1}, "prefix_cache is -1"),
         ({"name": ""}, "name is ''"),
         ({"bach_size": 3}, "no setting 'bach_size'"),
     ],
@@ -98,7 +99,7 @@ def test_only_the_newest_items_and_their_order_count(model):
 def test_full_mask_scores_pair_by_pair(tiny_model, model):
     full = encoder(tiny_model, mask="full", max_item_tokens=12, history=3).prepare(TEXTS)
     scores = full.score(QUERIES, ITEMS)
-    np.testing.assert_array_equal(scores, full.score_pairs(QUERIES, ITEMS))
+    np.testing.assert_allclose(scores, full.score_pairs(QUERIES, ITEMS), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(np.isfinite(scores), ITEMS >= 0)
     assert difference(scores, model.score(QUERIES, ITEMS)) > 1e-4
 

@@ -90,9 +90,9 @@ def test_chunks_are_whole_candidates(given_work):
     for pieces in plan(prompts.lengths, indptr, table.rows.lengths[flat], 300):
         laid = pack(pieces, prompts, flat, table)
         place, chunk_of = 0, []
-        for number, (prefix, chunks) in enumerate(laid.blocks):
-            place += prefix
-            for i, size in enumerate(chunks):
+        for number, block in enumerate(laid.blocks):
+            place += block.prefix
+            for i, size in enumerate(block.chunks):
                 owners = np.unique(laid.owners[place : place + size])
                 assert size <= CHUNK_TOKENS or len(owners) == 1
                 chunk_of += [(owner, (number, i)) for owner in owners]

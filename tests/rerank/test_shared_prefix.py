@@ -8,11 +8,21 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from hybridrec.ragged import Ragged
-from hybridrec.rerank.families import READ
+from hybridrec.rerank import attention, shared_prefix
+from hybridrec.rerank.attention import ATTENTION, Layout
+from hybridrec.rerank.families import READ, family_of
+from hybridrec.rerank.packing import Piece, pack
+from hybridrec.rerank.prefix_cache import PrefixCache
 from hybridrec.rerank.prompt import TokenTable
-from hybridrec.rerank.shared_prefix import ATTENTION, list_scores
 
 CLS, SEP, VOCABULARY = 1, 2, 60
+
+
+def list_scores(model, prompts, items, table, *, packed=True, budget=None, **options):
+    return shared_prefix.list_scores(
+        model, prompts, items, table, family=family_of(model.config),
+        **{"one_way": True, "packed": packed, "budget": budget, **options},
+    )  # fmt: skip
 
 
 def models(layers, heads, types, seed):
@@ -89,9 +99,7 @@ def test_packed_equals_an_unmodified_model_pair_by_pair(
     with torch.no_grad():
         wanted = slow_scores(plain, prompts, items, table, one_way=True)
         for packed in (True, False):
-            found = list_scores(
-                ours, prompts, items, table, one_way=True, packed=packed, budget=budget
-            )
+            found = list_scores(ours, prompts, items, table, packed=packed, budget=budget)
             assert torch.equal(found.isinf(), wanted.isinf())
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
@@ -102,16 +110,20 @@ def test_full_mask_is_the_usual_cross_encoder(budget):
     prompts, items, table = some_work(np.random.default_rng(0), 3, 6)
     with torch.no_grad():
         wanted = slow_scores(plain, prompts, items, table, one_way=False)
-        found = list_scores(ours, prompts, items, table, one_way=False, packed=False, budget=budget)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        for packed in (True, False):
+            found = list_scores(
+                ours, prompts, items, table, one_way=False, packed=packed, budget=budget
+            )
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_are_those_of_the_pairs():
+@pytest.mark.parametrize("one_way", [True, False])
+def test_gradients_are_those_of_the_pairs(one_way):
     ours, plain = models(2, 2, 2, 1)
     prompts, items, table = some_work(np.random.default_rng(1), 3, 8)
     for model, scores in (
-        (ours, list_scores(ours, prompts, items, table, one_way=True, packed=True, budget=None)),
-        (plain, slow_scores(plain, prompts, items, table, one_way=True)),
+        (ours, list_scores(ours, prompts, items, table, one_way=one_way)),
+        (plain, slow_scores(plain, prompts, items, table, one_way=one_way)),
     ):
         finite = scores[scores.isfinite()]
         (finite * torch.arange(len(finite))).sum().backward()
@@ -125,12 +137,53 @@ def test_a_candidate_does_not_see_another():
     prompts, _, table = some_work(np.random.default_rng(2), 1, 0)
     with torch.no_grad():
         together, alone, swapped = (
-            list_scores(
-                ours, prompts, np.array([row], dtype=np.int32), table,
-                one_way=True, packed=True, budget=None,
-            )[0]
+            list_scores(ours, prompts, np.array([row], dtype=np.int32), table)[0]
             for row in ([0, 1, 2, 3], [0], [0, 4, 5, 6, 7])
-        )  # fmt: skip
+        )
     torch.testing.assert_close(together[0], alone[0])
     torch.testing.assert_close(swapped[0], alone[0])
     assert len(set(together.tolist())) == 4
+
+
+@pytest.mark.parametrize("budget", [None, 40])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_kept_prompts_change_nothing(monkeypatch, budget, compiled):
+    """Half of the prompts are known from an earlier request, with other candidates."""
+    if not compiled:
+        monkeypatch.setattr(attention, "_compiled", in_torch)
+    ours, _ = models(2, 2, 2, 3)
+    prompts, items, table = some_work(np.random.default_rng(3), 6, 9)
+    cache, half = PrefixCache(1), np.arange(0, 6, 2)
+    with torch.no_grad():
+        wanted = list_scores(ours, prompts, items, table, budget=budget)
+        list_scores(ours, prompts.select(half), items[half][:, ::-1], table, cache=cache)
+        assert len(cache) == 3
+        for _ in range(2):
+            found = list_scores(ours, prompts, items, table, budget=budget, cache=cache)
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+            assert len(cache) == 6
+
+
+def in_torch(layout, query, keys, values, scale, window):
+    return attention._in_torch(layout, query, keys, values, scale, window, None)[0]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [0, 1, 5, 100])
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_compiled_attention_is_the_one_in_torch(causal, window, kept):
+    rng = np.random.default_rng(4)
+    prompts, _, table = some_work(rng, 3, 0)
+    pieces = [Piece(0, 0, 4), Piece(1, 4, 5), Piece(2, 5, 30)]
+    known = np.array([kept, False, kept])
+    laid = pack(pieces, prompts, rng.integers(0, 9, 30).astype(np.int32), table, known)
+    layout = Layout(laid, torch.device("cpu"), causal)
+    states = torch.from_numpy(rng.standard_normal((3, len(laid.tokens), 4, 8))).float()
+    more = int(prompts.lengths[known].sum())
+    before = torch.from_numpy(rng.standard_normal((2, more, 4, 8))).float()
+    keys, values = (torch.cat(pair)[:, ::2] for pair in zip(before, states[1:], strict=True))
+    found, wanted = (
+        attend(layout, states[0], keys, values, 0.3, window)
+        for attend in (attention._compiled, in_torch)
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,250 @@
+"""The attention of a pack: each text looks at itself and at the prefix that it shares.
+
+Registered with transformers as an attention implementation: every linear layer of a model runs over
+all tokens of a pack at once, and only the attention knows where a text ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from hybridrec import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hybridrec.rerank.packing import Pack
+
+ATTENTION = "hybridrec_shared_prefix"
+
+States = tuple[tuple[Tensor, Tensor], ...]
+"""Keys and values of a prefix in every layer, each (P, key heads, width) float32."""
+
+
+class Layout:
+    """Where the texts of a pack stand, and the states of prefixes that were kept.
+
+    Serves the layers of one forward pass in their order.
+
+    Args:
+        pack: the pack.
+        device: of the model.
+        causal: whether a token looks at none behind it.
+        kept: a prefix's states for each block, None where the pack has its tokens; none at all
+            stands for None everywhere.
+        keep: whether :attr:`taken` is wanted.
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        device: torch.device,
+        causal: bool,
+        *,
+        kept: Sequence[States | None] = (),
+        keep: bool = False,
+    ) -> None:
+        self.pack = pack
+        self.causal = causal
+        self.device = device
+        self._kept = [states for states in kept if states is not None]
+        self._keep = keep
+        self._taken: list[list[tuple[Tensor, Tensor]]] = [[] for _ in pack.blocks]
+        self._layer = 0
+        self._masks: dict[int, list[Tensor | None]] = {}
+
+    @property
+    def taken(self) -> list[States | None]:
+        """The states of the prefix of each block that the pack has tokens of, after the pass."""
+        return [tuple(layers) or None for layers in self._taken]
+
+    def whole(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's (J, key heads, width) keys and values: the kept ones, then the pack's own."""
+        if self._keep:
+            start = 0
+            for block, layers in zip(self.pack.blocks, self._taken, strict=True):
+                if not block.kept:
+                    stop = start + block.prefix
+                    layers.append((key[start:stop].clone(), value[start:stop].clone()))
+                start += block.tokens
+        if self._kept:
+            layer = [states[self._layer] for states in self._kept]
+            key = torch.cat([*(k for k, _ in layer), key])
+            value = torch.cat([*(v for _, v in layer), value])
+        self._layer += 1
+        return key, value
+
+    def masks(self, window: int) -> list[Tensor | None]:
+        """What each part of the pack sees: an additive mask (n, L), None where it sees all.
+
+        The parts are each block's prefix, unless it was kept, and then its chunks.
+        """
+        if window not in self._masks:
+            asks = self.pack.asks
+            texts = np.repeat(np.arange(len(asks) - 1), np.diff(asks))
+            owners = torch.from_numpy(texts).to(self.device)
+            places = torch.from_numpy(self.pack.positions).to(self.device)
+            found, start = [], 0
+            for block in self.pack.blocks:
+                prefix = torch.arange(block.prefix, device=self.device)
+                if not block.kept:
+                    found.append(self._hidden(prefix, prefix, None, window))
+                    start += block.prefix
+                for size in block.chunks:
+                    own, at = owners[start : start + size], places[start : start + size]
+                    open_ = torch.zeros(size, block.prefix, dtype=torch.bool, device=self.device)
+                    others = torch.cat([open_, own[:, None] != own], dim=1)
+                    found.append(self._hidden(at, torch.cat([prefix, at]), others, window))
+                    start += size
+            self._masks[window] = found
+        return self._masks[window]
+
+    def _hidden(
+        self, asking: Tensor, places: Tensor, others: Tensor | None, window: int
+    ) -> Tensor | None:
+        """-inf where a token at ``asking`` may not look at ``places``; ``others`` already not."""
+        hidden = [] if others is None else [others]
+        behind = places - asking[:, None]
+        if self.causal:
+            hidden.append(behind > 0)
+        if window:
+            hidden.append(behind.abs() >= window)
+        if not hidden:
+            return None
+        mask = torch.zeros(len(asking), len(places), device=asking.device)
+        return mask.masked_fill_(torch.stack(hidden).any(dim=0), float("-inf"))
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    layout: Layout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention over a pack; without ``layout`` it is transformers' plain attention.
+
+    Scores are float32 under any autocast. Attention weights are not dropped out over a pack: the
+    fused kernel of a CPU cannot, and the dropout of the hidden states remains.
+
+    Args:
+        module: the attention layer.
+        query: (1, heads, T, width).
+        key: (1, key heads, T, width), and so ``value``: neighbouring heads share a key head.
+        value: see ``key``.
+        attention_mask: None for a pack.
+        scaling: factor of the scores.
+        dropout: for the plain attention.
+        layout: where the texts stand.
+        sliding_window: a token looks only at those less than this away.
+        softcap: scores s become softcap tanh(s / softcap).
+        **kwargs: for the plain attention.
+
+    Returns:
+        (1, T, heads, width), and None for the weights, which are not kept.
+    """
+    if layout is None:
+        if softcap is not None:
+            return _capped(query, key, value, attention_mask, scaling, softcap), None
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return output, None
+    rows = [x[0].transpose(0, 1).float() for x in (query, key, value)]
+    keys, values = layout.whole(rows[1], rows[2])
+    window = sliding_window or 0
+    learning = torch.is_grad_enabled() and query.requires_grad
+    if query.device.type == "cpu" and softcap is None and not learning:
+        return _compiled(layout, rows[0], keys, values, scaling, window)[None], None
+    with torch.autocast(query.device.type, enabled=False):
+        return _in_torch(layout, rows[0], keys, values, scaling, window, softcap), None
+
+
+def _compiled(
+    layout: Layout, query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int
+) -> Tensor:
+    """(T, heads, width) by the compiled core, without gradient."""
+    out = torch.empty(query.shape)
+    q, k, v, to = (x.detach().flatten(1).contiguous().numpy() for x in (query, keys, values, out))
+    pack = layout.pack
+    _core.attend(
+        q, k, v, pack.asks, pack.own, pack.seen,
+        heads=query.shape[1], key_heads=keys.shape[1], scale=scale, causal=layout.causal,
+        window=window, out=to, threads=torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+def _in_torch(
+    layout: Layout, query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int,
+    softcap: float | None,
+) -> Tensor:  # fmt: skip
+    """(1, T, heads, width) by torch, block by block, on any device and with gradient."""
+    # Parts come from split, never from slices: the gradient of a split is one concatenation, that
+    # of a slice is a zero tensor as large as the pack, for each slice.
+    blocks = layout.pack.blocks
+    kept = [block.prefix for block in blocks if block.kept]
+    own = [n for block in blocks for n in ([] if block.kept else [block.prefix]) + [*block.chunks]]
+    asked = iter(torch.split(query, own))
+    k, v = torch.split(keys, kept + own), torch.split(values, kept + own)
+    before, behind = iter(zip(k, v, strict=True)), zip(k[len(kept) :], v[len(kept) :], strict=True)
+    masks = iter(layout.masks(window))
+    mixed = []
+    for block in blocks:
+        prefix = next(before) if block.kept else next(behind)
+        if not block.kept:
+            mixed.append(_mix(next(asked), *prefix, next(masks), scale, softcap))
+        for _ in block.chunks:
+            own_k, own_v = next(behind)
+            seen_k, seen_v = torch.cat([prefix[0], own_k]), torch.cat([prefix[1], own_v])
+            mixed.append(_mix(next(asked), seen_k, seen_v, next(masks), scale, softcap))
+    return torch.cat(mixed, dim=2).transpose(1, 2)
+
+
+def _mix(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float,
+    softcap: float | None,
+) -> Tensor:  # fmt: skip
+    """(1, heads, n, width) of (n, heads, width) queries over (L, key heads, width)."""
+    q, k, v = (x.transpose(0, 1)[None] for x in (query, keys, values))
+    if softcap is not None:
+        return _capped(q, k, v, mask, scale, softcap).transpose(1, 2)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+def _capped(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float
+) -> Tensor:
+    """(b, n, heads, width): attention whose scores go through a tanh, as in Gemma 2."""
+    share = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(share, dim=1) for x in (key, value))
+    scores = softcap * torch.tanh(scale * (query @ key.mT) / softcap)
+    if mask is not None:
+        scores = (
+            scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, -torch.inf)
+        )
+    return (scores.softmax(dim=-1) @ value).transpose(1, 2)
+
+
+def _no_mask(**kwargs: Any) -> None:
+    """A pack needs no mask tensor: the attention function knows the texts."""
+
+
+AttentionInterface.register(ATTENTION, shared_prefix_attention)
+AttentionMaskInterface.register(ATTENTION, _no_mask)
