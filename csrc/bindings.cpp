@@ -277,6 +277,38 @@ void py_apply(const Linear8& layer, const Array<float>& x, Array<float>& out, bo
     layer.apply(from, to, gelu ? Activation::kGelu : Activation::kNone, workers);
 }
 
+Norm norm_of(const Array<float>& gain, const Array<float>& shift, float epsilon, int64_t width) {
+    if (!(epsilon > 0.0f)) refuse("epsilon is " + std::to_string(epsilon) + "; wanted above 0");
+    return {borrow("gain", gain, {width}), borrow("shift", shift, {width}), epsilon};
+}
+
+void py_apply_norm(const Linear8& layer, const Array<float>& x, const Array<float>& residual,
+                   const Array<float>& gain, const Array<float>& shift, float epsilon,
+                   Array<float>& out, int64_t threads) {
+    const Matrix<const float> from = matrix("x", x, kAny, layer.inputs());
+    const Matrix<const float> other = matrix("residual", residual, from.rows, layer.outputs());
+    const Norm norm = norm_of(gain, shift, epsilon, layer.outputs());
+    const Matrix<float> to = changed("out", out, from.rows, layer.outputs());
+    const int workers = checked_threads(threads);
+    const py::gil_scoped_release release;
+    layer.apply(from, other, norm, to, workers);
+}
+
+void py_feed_forward(const Linear8& first, const Linear8& second, const Array<float>& x,
+                     const Array<float>& gain, const Array<float>& shift, float epsilon,
+                     Array<float>& out, int64_t threads) {
+    if (second.inputs() != first.outputs() || second.outputs() != first.inputs())
+        refuse("second is " + std::to_string(second.inputs()) + " to " +
+               std::to_string(second.outputs()) + "; wanted the widths of first, " +
+               std::to_string(first.outputs()) + " to " + std::to_string(first.inputs()));
+    const Matrix<const float> from = matrix("x", x, kAny, first.inputs());
+    const Norm norm = norm_of(gain, shift, epsilon, second.outputs());
+    const Matrix<float> to = changed("out", out, from.rows, second.outputs());
+    const int workers = checked_threads(threads);
+    const py::gil_scoped_release release;
+    feed_forward(first, second, from, norm, to, workers);
+}
+
 // (count, 2) ranges of rows, each inside [0, rows].
 const int64_t* ranges(const char* name, const Array<int64_t>& array, int64_t count, int64_t rows) {
     const int64_t* bounds = borrow(name, array, {count, 2});
@@ -357,7 +389,13 @@ PYBIND11_MODULE(HYBRIDREC_MODULE, m) {
     py::class_<Linear8>(m, "Linear8", py::module_local())
         .def(py::init(&py_linear8), "weight"_a.noconvert(), "bias"_a.noconvert())
         .def("apply", &py_apply, "x"_a.noconvert(), py::kw_only(), "out"_a.noconvert(), "gelu"_a,
-             "threads"_a);
+             "threads"_a)
+        .def("apply_norm", &py_apply_norm, "x"_a.noconvert(), "residual"_a.noconvert(),
+             "gain"_a.noconvert(), "shift"_a.noconvert(), py::kw_only(), "epsilon"_a,
+             "out"_a.noconvert(), "threads"_a);
+    m.def("feed_forward", &py_feed_forward, "first"_a, "second"_a, "x"_a.noconvert(),
+          "gain"_a.noconvert(), "shift"_a.noconvert(), py::kw_only(), "epsilon"_a,
+          "out"_a.noconvert(), "threads"_a);
     py::class_<Catalogue>(m, "Catalogue", py::module_local())
         .def(py::init(&py_catalogue), "items"_a.noconvert(), py::kw_only(), "threads"_a)
         .def("__len__", &Catalogue::size)

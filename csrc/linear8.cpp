@@ -110,6 +110,33 @@ void tile(const Coded& x, const int8_t* panel, int64_t steps, const int32_t* sum
     });
 }
 
+// row = norm(row + other)
+void add_and_norm(float* row, const float* other, int64_t n, const Norm& norm) {
+    const float share = 1.0f / static_cast<float>(n);
+    int64_t i = 0;
+    Vec sums{};
+    for (; i + kWidth <= n; i += kWidth) {
+        const Vec v = load(row + i) + load(other + i);
+        store(row + i, v);
+        sums += v;
+    }
+    float total = sum(sums);
+    for (; i < n; ++i) total += row[i] += other[i];
+    const float mean = total * share;
+    Vec squares{};
+    for (i = 0; i + kWidth <= n; i += kWidth) {
+        const Vec away = load(row + i) - mean;
+        squares += away * away;
+    }
+    float spread = sum(squares);
+    for (; i < n; ++i) spread += (row[i] - mean) * (row[i] - mean);
+    const float inverse = 1.0f / std::sqrt(spread * share + norm.epsilon);
+    for (i = 0; i + kWidth <= n; i += kWidth)
+        store(row + i,
+              (load(row + i) - mean) * inverse * load(norm.gain + i) + load(norm.shift + i));
+    for (; i < n; ++i) row[i] = (row[i] - mean) * inverse * norm.gain[i] + norm.shift[i];
+}
+
 using Tile = void (*)(const Coded&, const int8_t*, int64_t, const int32_t*, const float*,
                       const float*, Activation, float*, int64_t);
 constexpr Tile kTiles[kAtOnce] = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
@@ -142,36 +169,92 @@ Linear8::Linear8(Matrix<const float> weight, const float* bias)
 }
 
 #if defined(__AVX512VNNI__)
+struct Rounded {
+    explicit Rounded(int64_t inputs)
+        : codes(static_cast<size_t>(kRows * ((inputs + kStep - 1) / kStep * kStep))),
+          edge(kAtOnce * kPanel) {}
+
+    std::vector<uint8_t> codes;  // (kRows, steps * kStep)
+    float scale[kRows];
+    int32_t zero[kRows];
+    Buffer edge;  // the last panel, where it is not whole
+};
+
+void Linear8::rows(const float* x, int64_t count, Activation activation, float* out,
+                   Rounded& rounded) const {
+    const int64_t coded = steps_ * kStep;
+    for (int64_t r = 0; r < count; ++r)
+        encode(x + r * k_, k_, rounded.codes.data() + r * coded, rounded.scale + r,
+               rounded.zero + r);
+    float* edge = rounded.edge.get();
+    for (int64_t n = 0; n < n_; n += kPanel) {
+        const int8_t* panel = packed_.data() + n * coded;
+        const bool whole = n + kPanel <= n_;
+        for (int64_t r = 0; r < count; r += kAtOnce) {
+            const int64_t some = std::min(kAtOnce, count - r);
+            const Coded group{rounded.codes.data() + r * coded, rounded.scale + r,
+                              rounded.zero + r};
+            kTiles[some - 1](group, panel, steps_, sums_.data() + n, scale_.get() + n,
+                             bias_.get() + n, activation, whole ? out + r * n_ + n : edge,
+                             whole ? n_ : kPanel);
+            for (int64_t i = 0; !whole && i < some; ++i)
+                std::copy_n(edge + i * kPanel, n_ - n, out + (r + i) * n_ + n);
+        }
+    }
+}
+
 void Linear8::apply(Matrix<const float> x, Matrix<float> out, Activation activation,
                     int threads) const {
-    const int64_t coded = steps_ * kStep;
     parallel_for(x.rows, kRows, threads, [&] {
-        return [&, codes = std::vector<uint8_t>(static_cast<size_t>(kRows * coded)),
-                edge = Buffer(kAtOnce * kPanel)](int64_t begin, int64_t end) mutable {
-            float scale[kRows];
-            int32_t zero[kRows];
+        return [&, rounded = Rounded(k_)](int64_t begin, int64_t end) mutable {
+            rows(x.row(begin), end - begin, activation, out.row(begin), rounded);
+        };
+    });
+}
+
+void Linear8::apply(Matrix<const float> x, Matrix<const float> residual, const Norm& norm,
+                    Matrix<float> out, int threads) const {
+    parallel_for(x.rows, kRows, threads, [&] {
+        return [&, rounded = Rounded(k_)](int64_t begin, int64_t end) mutable {
+            rows(x.row(begin), end - begin, Activation::kNone, out.row(begin), rounded);
             for (int64_t r = begin; r < end; ++r)
-                encode(x.row(r), k_, codes.data() + (r - begin) * coded, scale + r - begin,
-                       zero + r - begin);
-            for (int64_t n = 0; n < n_; n += kPanel) {
-                const int8_t* panel = packed_.data() + n * coded;
-                const bool whole = n + kPanel <= n_;
-                for (int64_t r = begin; r < end; r += kAtOnce) {
-                    const int64_t at = r - begin, rows = std::min(kAtOnce, end - r);
-                    const Coded group{codes.data() + at * coded, scale + at, zero + at};
-                    kTiles[rows - 1](group, panel, steps_, sums_.data() + n, scale_.get() + n,
-                                     bias_.get() + n, activation,
-                                     whole ? out.row(r) + n : edge.get(), whole ? n_ : kPanel);
-                    for (int64_t i = 0; !whole && i < rows; ++i)
-                        std::copy_n(edge.get() + i * kPanel, n_ - n, out.row(r + i) + n);
-                }
-            }
+                add_and_norm(out.row(r), residual.row(r), n_, norm);
+        };
+    });
+}
+
+void feed_forward(const Linear8& first, const Linear8& second, Matrix<const float> x,
+                  const Norm& norm, Matrix<float> out, int threads) {
+    const int64_t between = first.outputs();
+    parallel_for(x.rows, kRows, threads, [&] {
+        return [&, rounded = Rounded(std::max(first.inputs(), between)),
+                wide = Buffer(kRows * between)](int64_t begin, int64_t end) mutable {
+            const int64_t count = end - begin;
+            first.rows(x.row(begin), count, Activation::kGelu, wide.get(), rounded);
+            second.rows(wide.get(), count, Activation::kNone, out.row(begin), rounded);
+            for (int64_t r = begin; r < end; ++r)
+                add_and_norm(out.row(r), x.row(r), out.columns, norm);
         };
     });
 }
 #else
-void Linear8::apply(Matrix<const float>, Matrix<float>, Activation, int) const {
+namespace {
+[[noreturn]] void refuse_all() {
     refuse("this build of the core has no 8-bit products; wanted a CPU with AVX-512 VNNI");
+}
+}  // namespace
+
+struct Rounded {};
+
+void Linear8::rows(const float*, int64_t, Activation, float*, Rounded&) const { refuse_all(); }
+void Linear8::apply(Matrix<const float>, Matrix<float>, Activation, int) const { refuse_all(); }
+void Linear8::apply(Matrix<const float>, Matrix<const float>, const Norm&, Matrix<float>,
+                    int) const {
+    refuse_all();
+}
+void feed_forward(const Linear8&, const Linear8&, Matrix<const float>, const Norm&, Matrix<float>,
+                  int) {
+    refuse_all();
 }
 #endif
 

@@ -91,6 +91,64 @@ def test_linear8_has_the_same_bits_in_any_company_and_thread():
             assert alone.tobytes() == whole[row].tobytes()
 
 
+def layer_norm(x, gain, shift, epsilon):
+    x = x.astype(float)
+    x = x - x.mean(axis=1, keepdims=True)
+    return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + epsilon) * gain + shift
+
+
+@needs_vnni
+@pytest.mark.parametrize(("rows", "width", "wide"), [(1, 5, 7), (47, 64, 130), (131, 50, 256)])
+def test_what_is_fused_is_what_its_parts_say(rows, width, wide):
+    rng = np.random.default_rng(2)
+    first, second = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((wide, width), (width, wide))
+    )
+    x, residual = rng.standard_normal((2, rows, width)).astype(np.float32)
+    gain, shift = rng.standard_normal((2, width)).astype(np.float32)
+    for build in coding:
+        widen, narrow = build.Linear8(first, None), build.Linear8(second, shift)
+        states = apply(widen, x, wide, gelu=True)
+        wanted = apply(narrow, states, width)
+        for threads in THREADS:
+            normed, fused = np.full((2, rows, width), np.nan, np.float32)
+            narrow.apply_norm(
+                states, residual, gain, shift, epsilon=1e-3, out=normed, threads=threads
+            )
+            build.feed_forward(
+                widen, narrow, x, gain, shift, epsilon=1e-3, out=fused, threads=threads
+            )
+            for got, other in ((normed, residual), (fused, x)):
+                right = layer_norm(wanted + other, gain, shift, 1e-3)
+                np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-5)
+            if threads == THREADS[0]:
+                before = normed.tobytes(), fused.tobytes()
+            assert (normed.tobytes(), fused.tobytes()) == before
+
+
+@needs_vnni
+def test_fused_layers_of_other_widths_are_refused():
+    x, wide, one = (np.zeros(shape, np.float32) for shape in ((2, 3), (2, 4), 3))
+    for build in coding:
+        first = build.Linear8(np.ones((4, 3), np.float32), None)
+        second = build.Linear8(np.ones((3, 4), np.float32), None)
+        good = {"epsilon": 1e-5, "out": x.copy(), "threads": 1}
+        build.feed_forward(first, second, x, one, one, **good)
+        second.apply_norm(wide, x, one, one, **good)
+        fused, normed = build.feed_forward, second.apply_norm
+        for call, arrays, change, message in (
+            (fused, (first, first, x, one, one), {}, "second is 3 to 4"),
+            (fused, (first, second, wide, one, one), {}, "x has extent 4"),
+            (fused, (first, second, x, one[:2], one), {}, "gain has extent"),
+            (normed, (wide, wide, one, one), {}, "residual has extent 4"),
+            (normed, (wide, x, one, one[:1]), {}, "shift has extent 1"),
+            (normed, (wide, x, one, one), {"epsilon": 0.0}, "epsilon is"),
+            (normed, (wide, x, one, one), {"out": wide}, "out has"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                call(*arrays, **{**good, **change})
+
+
 @needs_vnni
 def test_gelu_is_the_exact_one():
     x = np.linspace(-12, 12, 2001, dtype=np.float32)[:, None]

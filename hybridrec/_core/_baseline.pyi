@@ -129,6 +129,35 @@ class Linear8:
     ) -> None:
         """``out`` (T, N) = ``x`` (T, K) times the weights, plus the bias; then GELU if asked."""
 
+    def apply_norm(
+        self,
+        x: NDArray[np.float32],
+        residual: NDArray[np.float32],
+        gain: NDArray[np.float32],
+        shift: NDArray[np.float32],
+        *,
+        epsilon: float,
+        out: NDArray[np.float32],
+        threads: int,
+    ) -> None:
+        """``out`` (T, N) = layer norm of (``x`` times the weights, plus bias and ``residual``).
+
+        ``residual`` is (T, N), ``gain`` and ``shift`` of the norm (N,), ``epsilon`` above 0.
+        """
+
+def feed_forward(
+    first: Linear8,
+    second: Linear8,
+    x: NDArray[np.float32],
+    gain: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    *,
+    epsilon: float,
+    out: NDArray[np.float32],
+    threads: int,
+) -> None:
+    """``out`` (T, N) = layer norm of (``x`` + second(GELU(first(``x``)))), ``x`` (T, N)."""
+
 def attend(
     q: NDArray[np.float32],
     k: NDArray[np.float32],

@@ -37,8 +37,15 @@ def test_8_bits_are_near_the_original_and_leave_it_alone(model):
     wanted = hidden(model)
     low = precision.in_8_bits(model)
     assert 1e-5 < apart(hidden(low), wanted) < 0.05
-    # Two layers of query, key, value and output, and of the two of a feed-forward part.
-    assert sum(isinstance(module, precision.Linear8) for module in low.modules()) == 12
+    # Two layers, each of query, key, value, the attention's output and a feed-forward part.
+    kinds = [type(module) for module in low.modules()]
+    for kind, n in (
+        (precision.Linear8, 6),
+        (precision.NormedLinear8, 2),
+        (precision.FeedForward8, 2),
+    ):
+        assert kinds.count(kind) == n
+    assert torch.nn.Linear not in {type(module) for module in low.base_model.encoder.modules()}
     assert type(low.base_model.pooler.dense) is torch.nn.Linear
     torch.testing.assert_close(hidden(model), wanted, rtol=0, atol=0)
     for name, tensor in model.state_dict().items():
@@ -60,5 +67,7 @@ def test_another_gelu_is_not_taken_for_the_exact_one(model):
     low = precision.in_8_bits(other)
     assert apart(hidden(low), hidden(other)) < 0.05
     # The two hardly differ, so being near is not enough: none was fused.
-    kept = [type(module) for module in low.modules() if "GELU" in type(module).__name__]
-    assert len(kept) == 2
+    kinds = [type(module) for module in low.modules()]
+    assert sum("GELU" in kind.__name__ for kind in kinds) == 2
+    assert kinds.count(precision.FeedForward8) == 0
+    assert kinds.count(precision.NormedLinear8) == 4
