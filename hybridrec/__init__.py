@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from hybridrec.recall.text import TextRecall as TextRecall
     from hybridrec.recall.transitions import ItemTransitions as ItemTransitions
     from hybridrec.rerank.cross_encoder import CrossEncoder as CrossEncoder
+    from hybridrec.rerank.finetune_config import FineTuning as FineTuning
 
 _HOME = {
     "Candidates": "candidates",
@@ -76,6 +77,7 @@ _HOME = {
     "TextRecall": "recall.text",
     "ItemTransitions": "recall.transitions",
     "CrossEncoder": "rerank.cross_encoder",
+    "FineTuning": "rerank.finetune_config",
 }
 _MODULES = {"public": "data.public", "split": "data.split"}
 

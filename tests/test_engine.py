@@ -24,7 +24,7 @@ def make_engine(encoder, **options):
             hr.ItemTransitions(),
             hr.TextRecall(encoder),
         ],
-        hr.CrossEncoder(encoder, history=4, negatives=4, max_item_tokens=12),
+        hr.CrossEncoder(encoder, history=4, finetuning={"negatives": 4}, max_item_tokens=12),
         hr.LinearFusion(),
         depth=20,
         rerank_depth=10,

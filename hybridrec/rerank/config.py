@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from hybridrec.checks import InputError, InputTypeError, one_of, real_number, whole_number
+from hybridrec.checks import InputTypeError, one_of, whole_number
+from hybridrec.rerank.finetune_config import FineTuning
+from hybridrec.state import config_from_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,13 +21,7 @@ class CrossEncoderConfig:
         max_item_tokens: tokens kept of each item's text.
         mask: "one_way" reads the prompt once for all candidates and has to be fine-tuned; "full"
             is the usual cross-encoder, pair by pair and far slower.
-        negatives: candidates that each positive is trained against.
-        recall_share: from 0 to 1, how much of each label follows the recall stage's order rather
-            than the item that was chosen.
-        epochs: passes over the examples.
-        batch_size: lists an optimiser step.
-        learning_rate: its peak, for encoders of MiniLM's size; AdamW with linear warm-up and decay.
-        warmup: share of the steps in which the rate rises.
+        finetuning: how it learns; a mapping of its settings will do.
         device: "auto", "cpu" or "cuda".
         precision: of matrix products. "fp32"; "bf16", good to about two digits; "int8", 8-bit
             integers when scoring on a CPU; "auto" is the fastest that the device has instructions
@@ -38,12 +36,7 @@ class CrossEncoderConfig:
     history: int = 10
     max_item_tokens: int = 32
     mask: str = "one_way"
-    negatives: int = 15
-    recall_share: float = 0.7
-    epochs: int = 2
-    batch_size: int = 8
-    learning_rate: float = 2e-4
-    warmup: float = 0.1
+    finetuning: FineTuning = field(default_factory=FineTuning)
     device: str = "auto"
     precision: str = "auto"
     prefix_cache: int = 256
@@ -51,15 +44,17 @@ class CrossEncoderConfig:
     name: str = "llm"
 
     def __post_init__(self) -> None:
-        for name in ("history", "max_item_tokens", "negatives", "epochs", "batch_size"):
+        if isinstance(self.finetuning, Mapping):  # from JSON
+            made = config_from_json(FineTuning, self.finetuning)
+            object.__setattr__(self, "finetuning", made)
+        if not isinstance(self.finetuning, FineTuning):
+            raise InputTypeError(
+                f"finetuning is {self.finetuning!r}; wanted a FineTuning or its settings"
+            )
+        for name in ("history", "max_item_tokens"):
             whole_number(name, getattr(self, name), least=1)
         whole_number("seed", self.seed)
         whole_number("prefix_cache", self.prefix_cache)
-        if not 0 <= real_number("recall_share", self.recall_share) <= 1:
-            raise InputError(f"recall_share is {self.recall_share}; wanted a share from 0 to 1")
-        real_number("learning_rate", self.learning_rate, above=0)
-        if not 0 <= real_number("warmup", self.warmup) <= 1:
-            raise InputError(f"warmup is {self.warmup}; wanted a share of the steps from 0 to 1")
         one_of("mask", self.mask, ("one_way", "full"))
         one_of("device", self.device, ("auto", "cpu", "cuda"))
         one_of("precision", self.precision, ("auto", "fp32", "bf16", "int8"))
@@ -67,3 +62,13 @@ class CrossEncoderConfig:
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise InputTypeError(f"{name} is {value!r}; wanted a non-empty string")
+
+    @classmethod
+    def migrated(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Saved settings in today's form: those of fine-tuning once lay among the others."""
+        moved = {own.name for own in fields(FineTuning)} - {own.name for own in fields(cls)}
+        flat = {name: value for name, value in values.items() if name in moved}
+        kept = {name: value for name, value in values.items() if name not in moved}
+        if flat:
+            kept["finetuning"] = flat | dict(kept.get("finetuning", {}))
+        return kept

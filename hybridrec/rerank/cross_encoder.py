@@ -205,7 +205,7 @@ class CrossEncoder:
             raise StorageError(f"the cross-encoder in {folder} has no {missing[0]}: save it again")
         settings, arrays = read_state(folder)
         try:
-            loaded = cls(**settings["config"])
+            loaded = cls(**CrossEncoderConfig.migrated(settings["config"]))
             rows = Ragged(arrays["indptr"], arrays["tokens"])
             loaded._table = TokenTable(
                 rows, settings["cls"], settings["sep"], settings["truncated"]

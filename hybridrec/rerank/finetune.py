@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from hybridrec.ragged import Items, Scores
     from hybridrec.rerank.config import CrossEncoderConfig
+    from hybridrec.rerank.finetune_config import FineTuning
 
 log = logging.getLogger("hybridrec")
 
@@ -145,25 +146,26 @@ def train(
 
     started = time.monotonic()
     rng = np.random.default_rng(config.seed)
-    per_epoch = math.ceil(len(items) / config.batch_size)
-    optimiser = _optimiser(model, config.learning_rate)
-    schedule = _schedule(optimiser, config.warmup, per_epoch * config.epochs)
+    tuning = config.finetuning
+    per_epoch = math.ceil(len(items) / tuning.batch_size)
+    optimiser = _optimiser(model, tuning.learning_rate)
+    schedule = _schedule(optimiser, tuning.warmup, per_epoch * tuning.epochs)
     losses: list[float] = []
     held_out = [evaluate()] if evaluate else []
     best, kept = (copy.deepcopy(model.state_dict()) if evaluate else None), 0
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
-        for epoch in range(1, config.epochs + 1):
+        for epoch in range(1, tuning.epochs + 1):
             model.train()
             total = 0.0
-            batches = _batches(items, targets, config, rng)
-            label = f"fine-tuning, epoch {epoch} of {config.epochs}"
+            batches = _batches(items, targets, tuning, rng)
+            label = f"fine-tuning, epoch {epoch} of {tuning.epochs}"
             for rows, lists, labels in track(batches, label, per_epoch):
                 loss = _step(model, score_lists(rows, lists), labels, optimiser)
                 if not math.isfinite(loss):
                     raise FitError(
                         f"the loss of the cross-encoder is {loss} in epoch {epoch}; lower "
-                        f"learning_rate, which is {config.learning_rate:g}"
+                        f"learning_rate, which is {tuning.learning_rate:g}"
                     )
                 schedule.step()
                 total += loss * len(rows)
@@ -177,7 +179,7 @@ def train(
                 best, kept = copy.deepcopy(model.state_dict()), epoch
     if best is not None:
         model.load_state_dict(best)
-    steps = per_epoch * config.epochs
+    steps = per_epoch * tuning.epochs
     log.info("cross-encoder: losses %s, held-out NDCG@10 %s, kept epoch %d", losses, held_out, kept)
     return TrainingLog(
         examples=len(items), steps=steps, losses=tuple(losses), held_out=tuple(held_out),
@@ -186,7 +188,7 @@ def train(
 
 
 def _batches(
-    items: Items, targets: Items, config: CrossEncoderConfig, rng: np.random.Generator
+    items: Items, targets: Items, config: FineTuning, rng: np.random.Generator
 ) -> Iterator[tuple[NDArray[np.int64], Items, Scores]]:
     """One epoch in random order: rows (b,), their lists (b, 1 + negatives) drawn anew, labels."""
     order = rng.permutation(len(items))

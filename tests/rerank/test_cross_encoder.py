@@ -19,6 +19,9 @@ from hybridrec.state import config_from_json, config_to_json
 TEXTS = ["red cat", "green dog", "", "blue bird (1999). red!", "cat " * 3000, "dog"]
 
 
+FAST = hr.FineTuning(learning_rate=1e-2)
+
+
 def encoder(tiny_model, **settings):
     return hr.CrossEncoder(tiny_model, **{"device": "cpu", "precision": "fp32", **settings})
 
@@ -41,22 +44,20 @@ def difference(scores, others):
 
 
 def test_settings_are_checked_and_are_json():
-    config = CrossEncoderConfig(model="some/model", epochs=3)
+    config = CrossEncoderConfig(model="some/model", history=3, finetuning={"epochs": 3})
     assert config_from_json(
         CrossEncoderConfig, json.loads(json.dumps(config_to_json(config)))
     ) == config  # fmt: skip
     with pytest.raises(FrozenInstanceError):
-        config.epochs = 4
+        config.history = 4
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"history": 0}, "history is 0"),
-        ({"epochs": 1.5}, "epochs is 1.5"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"recall_share": 1.5}, "recall_share is 1.5"),
-        ({"warmup": 1.5}, "warmup is 1.5"),
+        ({"finetuning": 3}, "finetuning is 3; wanted a FineTuning"),
+        ({"finetuning": {"epochs": 1.5}}, "epochs is 1.5"),
         ({"mask": "causal"}, "mask is 'causal'; wanted one of 'one_way', 'full'"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"precision": "int4"}, "precision is 'int4'"),
@@ -193,7 +194,7 @@ def finetuned(model):
 
 def test_saved_and_loaded_is_the_same_model(tiny_model, tmp_path, caplog):
     model = finetuned(
-        encoder(tiny_model, max_item_tokens=12, learning_rate=1e-2, name="rerank").prepare(TEXTS)
+        encoder(tiny_model, max_item_tokens=12, finetuning=FAST, name="rerank").prepare(TEXTS)
     )
     model.add_items(["blue cat"], 1)
     model.save_files(tmp_path / "model")
@@ -216,7 +217,7 @@ def test_saved_and_loaded_is_the_same_model(tiny_model, tmp_path, caplog):
 
 
 def test_untuned_is_the_model_before_fine_tuning(tiny_model):
-    model = encoder(tiny_model, learning_rate=1e-2).prepare(TEXTS)
+    model = encoder(tiny_model, finetuning=FAST).prepare(TEXTS)
     before = model.score(QUERIES, ITEMS)
     finetuned(model)
     assert difference(model.score(QUERIES, ITEMS), before) > 1e-3

@@ -13,6 +13,7 @@ from hybridrec.rerank.finetune import (
     sample_places,
     soft_labels,
 )
+from hybridrec.rerank.finetune_config import FineTuning
 
 COLOURS, ANIMALS = ["red", "green", "blue"], ["cat", "dog", "bird"]
 TEXTS = [f"{colour} {animal}" for colour in COLOURS for animal in ANIMALS]
@@ -104,11 +105,12 @@ def colour_work(n, seed):
 
 
 def encoder(tiny_model, **settings):
-    plain = {
-        "negatives": 4, "epochs": 6, "batch_size": 8, "learning_rate": 3e-3, "device": "cpu",
-        "precision": "fp32",
-    }  # fmt: skip
-    return CrossEncoder(tiny_model, **(plain | settings)).prepare(TEXTS)
+    outer = {name: settings.pop(name) for name in ("mask", "seed") if name in settings}
+    plain = {"negatives": 4, "epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
+    finetuning = FineTuning(**(plain | settings))
+    return CrossEncoder(
+        tiny_model, device="cpu", precision="fp32", finetuning=finetuning, **outer
+    ).prepare(TEXTS)
 
 
 @pytest.mark.parametrize("mask", ["one_way", "full"])
