@@ -142,7 +142,8 @@ def in_8_bits(model: Any) -> Any:
         if _ends_a_part(module):
             replaced[id(module)] = NormedLinear8(module)
     for layer in model.base_model.modules():
-        widening, output = getattr(layer, "intermediate", None), getattr(layer, "output", None)
+        widening: Any = getattr(layer, "intermediate", None)
+        output: Any = getattr(layer, "output", None)
         act = getattr(widening, "intermediate_act_fn", None)
         # GELU(approximate="tanh") is another class.
         if _ends_a_part(output) and isinstance(act, GELUActivation | nn.GELU):
