@@ -11,7 +11,7 @@ from hybridrec.checks import InputError, InputTypeError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["render_texts", "template_fields"]
+__all__ = ["plain_text", "render_texts", "template_fields", "template_parts"]
 
 
 def template_fields(template: str) -> list[str]:
@@ -24,7 +24,7 @@ def template_fields(template: str) -> list[str]:
         InputTypeError: not a string.
         InputError: unbalanced braces, no field at all, or a field that is not a bare name.
     """
-    return list(dict.fromkeys(name for _, name in _parts(template) if name is not None))
+    return list(dict.fromkeys(name for _, name in template_parts(template) if name is not None))
 
 
 def render_texts(template: str, columns: Mapping[str, Sequence[object]]) -> list[str]:
@@ -41,7 +41,7 @@ def render_texts(template: str, columns: Mapping[str, Sequence[object]]) -> list
     Raises:
         InputError: a field that is not a bare name, or that ``columns`` lacks.
     """
-    parts = _parts(template)
+    parts = template_parts(template)
     for name in template_fields(template):
         if name not in columns:
             raise InputError(
@@ -52,24 +52,29 @@ def render_texts(template: str, columns: Mapping[str, Sequence[object]]) -> list
     literals = [literal for literal, _ in parts]
     texts = []
     for values in zip(*fields, strict=True):
-        words = [_plain(value) for value in values] + [""]
+        words = [plain_text(value) for value in values] + [""]
         mixed = "".join(a + b for a, b in zip(literals, words, strict=False))
         texts.append(" ".join(mixed.split()))
     return texts
 
 
-def _parts(template: str) -> list[tuple[str, str | None]]:
-    """(literal, the field behind it or None) pairs, at most the last one without a field."""
+def template_parts(template: str, what: str = "item_text") -> list[tuple[str, str | None]]:
+    """(literal, the field behind it or None) pairs, at most the last one without a field.
+
+    Args:
+        template: see :func:`template_fields`, which has the errors too.
+        what: the argument's name, for messages.
+    """
     if not isinstance(template, str):
         raise InputTypeError(
-            f"item_text is {type(template).__name__}; wanted a template such as "
+            f"{what} is {type(template).__name__}; wanted a template such as "
             "'{title} ({year}). {genres}'"
         )
     try:
         parsed = list(Formatter().parse(template))
     except ValueError as error:
         raise InputError(
-            f"item_text {template!r} cannot be read ({error}); write {{{{ and }}}} for braces"
+            f"{what} {template!r} cannot be read ({error}); write {{{{ and }}}} for braces"
         ) from error
     parts: list[tuple[str, str | None]] = []
     pending = ""
@@ -80,21 +85,21 @@ def _parts(template: str) -> list[tuple[str, str | None]]:
         if spec or conversion or not name or name.isdigit() or set(name) & set(".[]"):
             shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             raise InputError(
-                f"item_text has the field {{{shown}}}; wanted a bare column name such as "
+                f"{what} has the field {{{shown}}}; wanted a bare column name such as "
                 "{title}: prepare anything else as a column of the items table"
             )
         parts.append((pending, name))
         pending = ""
     if not parts:
         raise InputError(
-            f"item_text {template!r} names no column; wanted a template such as '{{title}}'"
+            f"{what} {template!r} names no column; wanted a template such as '{{title}}'"
         )
     if pending:
         parts.append((pending, None))
     return parts
 
 
-def _plain(value: object) -> str:
+def plain_text(value: object) -> str:
     """A value as a reader would write it; nothing for a missing one."""
     if isinstance(value, str):
         return value
@@ -105,7 +110,7 @@ def _plain(value: object) -> str:
             return ""
         return str(int(value)) if value.is_integer() else str(value)
     if isinstance(value, (list, tuple)):
-        return ", ".join(filter(None, map(_plain, value)))
+        return ", ".join(filter(None, map(plain_text, value)))
     if isinstance(value, bytes):
-        raise InputTypeError("item_text meets a column of bytes; decode it to strings first")
+        raise InputTypeError("a text meets a column of bytes; decode it to strings first")
     return str(value)

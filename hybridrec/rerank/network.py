@@ -1,19 +1,20 @@
-"""A BERT-type cross-encoder on a device: texts to token ids, token ids to scores."""
+"""A cross-encoder on a device: texts to token ids, token ids to scores."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hybridrec.checks import InputError, InputTypeError, require_extra, resolved_device
 from hybridrec.data.pretrained import quietly
+from hybridrec.rerank.checkpoint import MARK, load_checkpoint
+from hybridrec.rerank.framing import frame_of
 from hybridrec.rerank.prefix_cache import PrefixCache
 from hybridrec.rerank.prompt import TokenTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -21,12 +22,8 @@ if TYPE_CHECKING:
 
     from hybridrec.ragged import Items, Ragged, Scores
     from hybridrec.rerank.config import CrossEncoderConfig
-    from hybridrec.rerank.families import Family
 
 log = logging.getLogger("hybridrec")
-
-MARK = "hybridrec_mask"
-"""Entry of the checkpoint's config.json: the mask that its weights were fine-tuned with."""
 
 PACK_TOKENS = 4096
 """Tokens of one forward pass when scoring: activations stay near 100 MB at 1,536 wide layers."""
@@ -37,23 +34,25 @@ class Network:
 
     Args:
         source: a folder or a hub name.
-        config: settings of the cross-encoder; of them the mask, the device, the precision, the
-            seed of a head that the checkpoint lacks, and the tokens of an item count here.
+        config: settings of the cross-encoder; of them the head, the template, the mask, the device,
+            the precision, the seed of a head that the checkpoint lacks, and the tokens of an item
+            count here.
 
     Raises:
-        InputError: not a BERT encoder, no head for one score, files that cannot be read, too few
-            positions for one item, or a device that is not there.
+        InputError: an architecture, a head or a template that does not suit, files that cannot be
+            read, too few positions for one item, or a device that is not there.
         MissingExtraError: torch or transformers is not installed.
 
     Attributes:
         family: how the model is fed and read.
-        model: its weights, a head of one label among them.
+        model: its weights, a head of one score among them.
+        mask: "one_way" or "full".
+        frame: what stands around texts.
         precision: of scoring: "fp32", "bf16" or "int8".
     """
 
     def __init__(self, source: str, config: CrossEncoderConfig) -> None:
         torch = require_extra("torch", "llm")
-        transformers = require_extra("transformers", "llm")
         self._config = config
         self._device = torch.device(
             resolved_device("cross-encoder", config.device, cuda=torch.cuda.is_available())
@@ -64,16 +63,11 @@ class Network:
         self.precision = _scoring_precision(torch, self._device, config.precision)
         self._scoring: Any = None
         self._cache = PrefixCache(config.prefix_cache)
-        with _refusals(source), quietly(transformers):
-            self.family, model = _load_model(torch, transformers, source, config.seed)
-            self.model = model.to(self._device)
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
-                source, trust_remote_code=False
-            )
-        if self._tokenizer.cls_token_id is None or self._tokenizer.sep_token_id is None:
-            raise InputError(f"the tokenizer of {source!r} has no [CLS] or no [SEP] token")
-        positions = self.model.config.max_position_embeddings
-        least = config.max_item_tokens + 4  # a candidate's [CLS] and [SEP], and an empty prompt's
+        self.family, model, self._tokenizer, self.mask = load_checkpoint(source, config)
+        self.model = model.to(self._device)
+        self.frame = frame_of(self._tokenizer, config, causal=self.family.causal)
+        positions = self.family.positions(self.model.config)
+        least = positions - self.room + self.frame.tokens(config.max_item_tokens)
         if positions < least:
             raise InputError(
                 f"max_item_tokens is {config.max_item_tokens}, which takes {least} positions; "
@@ -82,35 +76,49 @@ class Network:
 
     @property
     def tuned(self) -> bool:
-        """Whether the weights were fine-tuned with the configured mask."""
-        return bool(getattr(self.model.config, MARK, None) == self._config.mask)
+        """Whether the weights were fine-tuned with the mask in use."""
+        return bool(getattr(self.model.config, MARK, None) == self.mask)
+
+    @property
+    def new_head(self) -> bool:
+        """Whether the checkpoint came without a head, and none was trained."""
+        from hybridrec.rerank.family import READ
+
+        settings = self.model.config
+        return getattr(settings, READ, None) is not None and getattr(settings, MARK, None) is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether scores mean something: the head was trained, and with the mask in use."""
+        return self.tuned or (not self.new_head and (self.family.causal or self.mask == "full"))
 
     def mark_tuned(self) -> None:
         """Note in the checkpoint's own configuration which mask it was fine-tuned with."""
-        setattr(self.model.config, MARK, self._config.mask)
+        setattr(self.model.config, MARK, self.mask)
 
     @property
     def room(self) -> int:
         """Tokens that a prompt may have so that the longest candidate still has positions."""
-        return int(self.model.config.max_position_embeddings) - self._config.max_item_tokens - 2
+        around = max(len(self.frame.first), len(self.frame.joint)) + len(self.frame.last)
+        positions = self.family.positions(self.model.config)
+        return positions - self._config.max_item_tokens - around
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text; a special token's name inside a text is plain text."""
+        if not len(texts):
+            return []
+        found: list[list[int]] = self._tokenizer(
+            list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
+        return found
 
     def tokenised(self, texts: Sequence[str], limit: int) -> TokenTable:
-        """The texts as ``[CLS] text [SEP]`` with at most ``limit`` tokens of text each.
-
-        A special token's name inside a text is plain text. An empty text is ``[CLS] [SEP]``.
-        """
+        """The texts as candidates with at most ``limit`` tokens of text each."""
         wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
         if isinstance(texts, str) or wrong is not None:
             got = "one string" if wrong is None else f"{texts[wrong]!r} at [{wrong}]"
             raise InputTypeError(f"texts holds {got}; wanted a list of strings, one an item")
-        ids: list[list[int]] = []
-        if len(texts):
-            ids = self._tokenizer(
-                list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
-            )["input_ids"]
-        return TokenTable.framed(
-            ids, self._tokenizer.cls_token_id, self._tokenizer.sep_token_id, limit
-        )
+        return TokenTable.framed(self.tokens(texts), self.frame, limit)
 
     def trainable_scores(self, prompts: Ragged, items: Items, table: TokenTable) -> Tensor:
         """(b, n) float32 scores with gradients, all lists in one forward pass if packed."""
@@ -118,7 +126,7 @@ class Network:
 
         from hybridrec.rerank.shared_prefix import list_scores
 
-        one_way = self._config.mask == "one_way"
+        one_way = self.mask == "one_way"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._trains_low):
             return list_scores(
                 self.model, prompts, items, table,
@@ -146,7 +154,7 @@ class Network:
         torch = require_extra("torch", "llm")
         from hybridrec.rerank.shared_prefix import list_scores
 
-        one_way = self._config.mask == "one_way"
+        one_way = self.mask == "one_way"
         with torch.inference_mode():
             found = list_scores(
                 self.model if plain else self._scoring_model(), prompts, items, table,
@@ -173,11 +181,12 @@ class Network:
             self._scoring = make[self.precision](self.model)
         return self._scoring
 
-    def save(self, folder: Path) -> None:
-        """Write config.json, model.safetensors and the tokeniser's files."""
+    def save(self, folder: Path) -> list[str]:
+        """Write config.json, model.safetensors and the tokeniser's files; the names of the last."""
         with quietly(require_extra("transformers", "llm")):
             self.model.save_pretrained(folder)
-            self._tokenizer.save_pretrained(folder)
+            written = self._tokenizer.save_pretrained(folder)
+        return sorted({Path(file).name for file in written if Path(file).is_file()})
 
 
 def _scoring_precision(torch: Any, device: Any, asked: str) -> str:
@@ -205,47 +214,3 @@ def _multiplies_bf16(torch: Any, device: Any) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
-
-
-def _load_model(torch: Any, transformers: Any, source: str, seed: int) -> tuple[Family, Any]:
-    """The weights of ``source``; a head that it lacks is drawn from ``seed`` and reads means."""
-    from hybridrec.rerank.attention import ATTENTION
-    from hybridrec.rerank.families import READ, family_of
-
-    config = transformers.AutoConfig.from_pretrained(source, num_labels=1, trust_remote_code=False)
-    family = family_of(config)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=ATTENTION,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    head = ("classifier.", "bert.pooler.")
-    absent = sorted(name for name in report["missing_keys"] if not name.startswith(head))
-    if absent:
-        raise InputError(f"model {source!r} has no weights for {absent[0]!r}")
-    if "classifier.weight" in report["missing_keys"]:
-        # A new head may as well read what plain encoders are trained to put their meaning into, the
-        # mean of the tokens; their [CLS] and pooler hardly differ between candidates at first.
-        setattr(model.config, READ, "mean")
-    return family, model.eval()
-
-
-@contextmanager
-def _refusals(source: str) -> Iterator[None]:
-    """Turn whatever transformers raises on unreadable files into one error."""
-    safetensors = require_extra("safetensors", "llm")
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
-        raise InputError(
-            f"cannot load the model {source!r}: {error}; wanted a folder or hub name with "
-            "config.json, model.safetensors of at most one label, and a tokenizer"
-        ) from error

@@ -225,6 +225,7 @@ class Pairs:
         lengths: (n,) int64 tokens in all.
         one_way: the prefix may not look at the candidate, whose score is read at its own [CLS];
             otherwise the candidate has no [CLS] and the score is read at the pair's.
+        whole: means are taken of all of a pair's tokens, not of the candidate's only.
     """
 
     tokens: NDArray[np.int64]
@@ -232,6 +233,7 @@ class Pairs:
     prefix_lengths: NDArray[np.int64]
     lengths: NDArray[np.int64]
     one_way: bool
+    whole: bool = False
 
     @property
     def heads(self) -> NDArray[np.int64]:
@@ -240,9 +242,10 @@ class Pairs:
 
     @property
     def owners(self) -> NDArray[np.int64]:
-        """(n, L) int64, the pair on its candidate's tokens, -1 elsewhere."""
+        """(n, L) int64, the pair on the tokens that a mean is taken of, -1 elsewhere."""
         place = np.arange(self.tokens.shape[1])
-        mine = (place >= self.prefix_lengths[:, None]) & (place < self.lengths[:, None])
+        start = np.zeros_like(self.lengths) if self.whole else self.prefix_lengths
+        mine = (place >= start[:, None]) & (place < self.lengths[:, None])
         return np.where(mine, np.arange(len(mine))[:, None], -1)
 
     @property
@@ -264,6 +267,7 @@ def pair(
     table: TokenTable,
     *,
     one_way: bool,
+    whole: bool = False,
 ) -> Pairs:
     """Lay out pairs of a prefix ``rows[i]`` and the candidate ``codes[i]``.
 
@@ -273,15 +277,19 @@ def pair(
         codes: (n,) the item of each pair.
         table: the token ids of the catalogue.
         one_way: see :class:`Pairs`.
+        whole: see :class:`Pairs`.
     """
     first, texts = prefixes.select(rows), table.rows.select(codes)
-    dropped = 0 if one_way else 1
-    lengths = first.lengths + texts.lengths - dropped
+    joint = () if one_way else table.frame.joint
+    dropped = 0 if one_way else len(table.frame.first)
+    lengths = first.lengths + texts.lengths - dropped + len(joint)
     tokens = np.zeros((len(rows), int(lengths.max(initial=0))), dtype=np.int64)
     types = np.zeros_like(tokens)
     for i, length in enumerate(lengths):
         middle = int(first.lengths[i])
         tokens[i, :middle] = first.items[first.indptr[i] : first.indptr[i + 1]]
-        tokens[i, middle:length] = texts.items[texts.indptr[i] + dropped : texts.indptr[i + 1]]
+        start = middle + len(joint)
+        tokens[i, middle:start] = joint
+        tokens[i, start:length] = texts.items[texts.indptr[i] + dropped : texts.indptr[i + 1]]
         types[i, middle:length] = 1
-    return Pairs(tokens, types, first.lengths, lengths, one_way)
+    return Pairs(tokens, types, first.lengths, lengths, one_way, whole and not one_way)

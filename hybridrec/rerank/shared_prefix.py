@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hybridrec.rerank.attention import Layout
+from hybridrec.rerank.families import Unpackable
 from hybridrec.rerank.packing import pack, pack_pairs, pair, plan
 
 if TYPE_CHECKING:
@@ -65,12 +66,19 @@ def list_scores(
         longest = int((prompts.lengths[rows] + lengths).max(initial=1))
         size = len(rows) or 1 if budget is None else max(1, budget // longest)
         pairs = (
-            pair(prompts, rows[i : i + size], chosen[i : i + size], table, one_way=one_way)
+            pair(
+                prompts,
+                rows[i : i + size],
+                chosen[i : i + size],
+                table,
+                one_way=one_way,
+                whole=family.read(model) == "all",
+            )
             for i in range(0, len(rows), size)
         )
         parts = [
             _pack_scores(model, family, Layout(pack_pairs(some), model.device, family.causal))
-            if packed
+            if packed and family.packs
             else _pair_scores(model, family, some)
             for some in pairs
         ]
@@ -137,8 +145,11 @@ def _pair_scores(model: Any, family: Family, pairs: Pairs) -> Tensor:
     device = model.device
     n, longest = pairs.tokens.shape
     place = np.arange(longest)
-    seen = pairs.mask & (place <= place[:, None]) if family.causal else pairs.mask.copy()
     tokens, types = (torch.from_numpy(part).to(device) for part in (pairs.tokens, pairs.types))
+    if isinstance(family, Unpackable):
+        real = torch.from_numpy(place < pairs.lengths[:, None]).to(device)
+        return family.pair_scores(model, tokens, types, real)
+    seen = pairs.mask & (place <= place[:, None]) if family.causal else pairs.mask.copy()
     positions = torch.arange(longest, device=device).expand(n, -1)
     hidden = family.body(model)(
         **family.inputs(model, tokens, positions, types),
@@ -168,7 +179,7 @@ def _read(
         ends: (n,) where "last" is read.
     """
     read = family.read(model)
-    if read == "mean":
+    if read in ("mean", "all"):
         states = _means(hidden, torch.from_numpy(owners).to(hidden.device), len(heads))
     else:
         places = torch.from_numpy(heads if read == "first" else ends)

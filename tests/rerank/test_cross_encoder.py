@@ -58,7 +58,7 @@ def test_settings_are_checked_and_are_json():
         ({"history": 0}, "history is 0"),
         ({"finetuning": 3}, "finetuning is 3; wanted a FineTuning"),
         ({"finetuning": {"epochs": 1.5}}, "epochs is 1.5"),
-        ({"mask": "causal"}, "mask is 'causal'; wanted one of 'one_way', 'full'"),
+        ({"mask": "causal"}, "mask is 'causal'; wanted one of 'auto', 'one_way', 'full'"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"precision": "int4"}, "precision is 'int4'"),
         ({"prefix_cache": -1}, "prefix_cache is -1"),
@@ -122,9 +122,8 @@ def test_score_texts_needs_no_catalogue_and_cuts_what_is_too_long(tiny_model, ca
 def test_special_tokens_inside_a_text_are_plain_text(tiny_model):
     table = encoder(tiny_model).prepare(["cat [SEP] dog [CLS]", "cat"])._table
     first = table.rows.select(np.array([0])).items
-    assert first[0] == table.cls
-    assert first[-1] == table.sep
-    assert not np.isin(first[1:-1], [table.cls, table.sep]).any()
+    assert (first[0], first[-1]) == (*table.frame.first, *table.frame.last)
+    assert not np.isin(first[1:-1], first[[0, -1]]).any()
     assert len(first) > 5
 
 
@@ -178,10 +177,10 @@ def test_added_items_score_as_if_they_had_always_been_there(tiny_model, model):
     np.testing.assert_array_equal(model.score(queries, items), whole.score(queries, items))
 
 
-def test_an_untuned_one_way_model_warns_once(model, caplog):
+def test_a_new_head_warns_once(model, caplog):
     model.score(QUERIES, ITEMS)
     model.score(QUERIES, ITEMS)
-    assert caplog.text.count("never fine-tuned with mask='one_way'") == 1
+    assert caplog.text.count("is new, so that its scores mean nothing") == 1
 
 
 def finetuned(model):
@@ -245,11 +244,11 @@ def damaged_copy(model, tmp_path, damage):
             ),
             "cannot read",
         ),
-        (lambda f: (f / "config.json").write_text('{"model_type": "gpt2"}'), "wanted an encoder"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "gpt2"}'), "wanted one of"),
         (lambda f: (f / "config.json").write_text("{"), "cannot read"),
         (
             lambda f: (f / "state.json").write_text(
-                (f / "state.json").read_text().replace('"one_way"', '"sideways"')
+                (f / "state.json").read_text().replace('"auto"', '"sideways"', 1)
             ),
             "mask is 'sideways'",
         ),
@@ -272,7 +271,7 @@ def test_checkpoints_that_cannot_rerank_are_refused(tiny_model, tmp_path):
         encoder(str(labels)).prepare(TEXTS)
     other = tmp_path / "gpt2"
     GPT2Config().save_pretrained(other)
-    with pytest.raises(InputError, match="architecture is 'gpt2'; wanted an encoder of"):
+    with pytest.raises(InputError, match="architecture is 'gpt2'; wanted one of"):
         encoder(str(other)).prepare(TEXTS)
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -4,9 +4,10 @@ from hypothesis import strategies as st
 
 from hybridrec.ragged import Ragged
 from hybridrec.rerank.packing import CHUNK_TOKENS, Piece, pack, pair, plan
-from hybridrec.rerank.prompt import TokenTable
+from hybridrec.rerank.prompt import Frame, TokenTable
 
 CLS, SEP = 101, 102
+FRAME = Frame.plain(CLS, SEP)
 
 
 @st.composite
@@ -18,7 +19,7 @@ def work(draw):
     )
     codes = st.lists(st.integers(0, len(texts) - 1), max_size=9)
     lists = [draw(codes) for _ in prompts]
-    table = TokenTable.framed(texts, CLS, SEP, 40)
+    table = TokenTable.framed(texts, FRAME, 40)
     indptr = np.cumsum([0] + [len(some) for some in lists])
     flat = np.array([code for some in lists for code in some], dtype=np.int32)
     return Ragged.from_rows(prompts), table, indptr, flat

@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrec.ragged import Ragged
-from hybridrec.rerank.prompt import TokenTable, prefixes
+from hybridrec.rerank.prompt import Frame, TokenTable, prefixes
 
 CLS, SEP = 101, 102
+FRAME = Frame.plain(CLS, SEP)
 texts = st.lists(st.lists(st.integers(0, 99), max_size=7), min_size=1, max_size=6)
 
 
@@ -29,24 +30,22 @@ def slow_prefix(history, texts, newest, room):
 
 @given(texts, st.integers(1, 5))
 def test_a_text_is_framed_and_keeps_its_beginning(texts, limit):
-    table = TokenTable.framed(texts, CLS, SEP, limit)
+    table = TokenTable.framed(texts, FRAME, limit)
     assert rows_of(table.rows) == [[CLS, *text[:limit], SEP] for text in texts]
     assert table.truncated == sum(len(text) > limit for text in texts)
 
 
 @given(texts, texts, st.integers(1, 5))
 def test_extending_a_table_is_framing_all_at_once(old, new, limit):
-    extended = TokenTable.framed(old, CLS, SEP, limit).extended(
-        TokenTable.framed(new, CLS, SEP, limit)
-    )
-    whole = TokenTable.framed(old + new, CLS, SEP, limit)
+    extended = TokenTable.framed(old, FRAME, limit).extended(TokenTable.framed(new, FRAME, limit))
+    whole = TokenTable.framed(old + new, FRAME, limit)
     assert rows_of(extended.rows) == rows_of(whole.rows)
     assert extended.truncated == whole.truncated
 
 
 @given(st.data(), texts, st.integers(1, 4), st.integers(2, 30))
 def test_prompts_hold_the_newest_items_newest_first(data, texts, newest, room):
-    table = TokenTable.framed(texts, CLS, SEP, 7)
+    table = TokenTable.framed(texts, FRAME, 7)
     codes = st.lists(st.integers(0, len(texts) - 1), max_size=6)
     histories = data.draw(st.lists(codes, max_size=4))
     found, cut = prefixes(Ragged.from_rows(histories), table, newest, room)
@@ -58,7 +57,7 @@ def test_prompts_hold_the_newest_items_newest_first(data, texts, newest, room):
 
 @pytest.mark.parametrize("room", [2, 50])
 def test_no_history_is_an_empty_prompt(room):
-    table = TokenTable.framed([[5, 6]], CLS, SEP, 7)
+    table = TokenTable.framed([[5, 6]], FRAME, 7)
     found, cut = prefixes(Ragged.empty(2), table, 3, room)
     np.testing.assert_array_equal(found.items, [CLS, SEP, CLS, SEP])
     assert cut == 0

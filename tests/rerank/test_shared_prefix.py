@@ -13,9 +13,10 @@ from hybridrec.rerank.attention import ATTENTION, Layout
 from hybridrec.rerank.families import READ, family_of
 from hybridrec.rerank.packing import Piece, pack
 from hybridrec.rerank.prefix_cache import PrefixCache
-from hybridrec.rerank.prompt import TokenTable
+from hybridrec.rerank.prompt import Frame, TokenTable
 
 CLS, SEP, VOCABULARY = 1, 2, 60
+FRAME = Frame.plain(CLS, SEP)
 
 
 def list_scores(model, prompts, items, table, *, packed=True, budget=None, **options):
@@ -65,7 +66,7 @@ def slow_score(model, prompt, text, *, one_way):
 
 def some_work(rng, n_queries, depth):
     table = TokenTable.framed(
-        [rng.integers(3, VOCABULARY, rng.integers(0, 12)).tolist() for _ in range(9)], CLS, SEP, 12
+        [rng.integers(3, VOCABULARY, rng.integers(0, 12)).tolist() for _ in range(9)], FRAME, 12
     )
     prompts = Ragged.from_rows(
         [rng.integers(3, VOCABULARY, rng.integers(2, 30)) for _ in range(n_queries)]
