@@ -23,6 +23,7 @@ if platform.machine() in ("x86_64", "AMD64") and sys.platform == "linux":
     BUILDS["avx512"] = [
         *BUILDS["avx2"],
         *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
+        "-mavx512bf16",  # in the products of linear.cpp alone, which ask the CPU before they run
         "-mprefer-vector-width=512",
     ]
 

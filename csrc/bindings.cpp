@@ -15,7 +15,7 @@
 #include "attention.h"
 #include "catalogue.h"
 #include "dense.h"
-#include "linear8.h"
+#include "linear.h"
 #include "ragged.h"
 #include "topk.h"
 #include "views.h"
@@ -255,8 +255,12 @@ py::tuple py_select_top_k(const Array<float>& scores, int64_t k,
         [&](Filter filter, Best best, int workers) { select_top_k(s, filter, best, workers); });
 }
 
-std::unique_ptr<Linear8> py_linear8(const Array<float>& weight, const Maybe<float>& bias) {
-    if (!kHasLinear8) refuse("this build has no 8-bit products; wanted a CPU with AVX-512 VNNI");
+template <class Format>
+std::unique_ptr<Linear<Format>> py_linear(const Array<float>& weight, const Maybe<float>& bias) {
+    if (!Format::runs())
+        refuse(std::is_same_v<Format, Int8>
+                   ? "this build or CPU has no 8-bit products; wanted AVX-512 VNNI"
+                   : "this build or CPU has no bfloat16 products; wanted AVX-512 BF16");
     const Matrix<const float> m = matrix("weight", weight);
     if (m.columns > kWidest)
         refuse("weight has " + std::to_string(m.columns) + " columns; wanted at most " +
@@ -265,10 +269,11 @@ std::unique_ptr<Linear8> py_linear8(const Array<float>& weight, const Maybe<floa
     check_finite("weight", m.data, m.rows * m.columns);
     if (add) check_finite("bias", add, m.rows);
     const py::gil_scoped_release release;
-    return std::make_unique<Linear8>(m, add);
+    return std::make_unique<Linear<Format>>(m, add);
 }
 
-void py_apply(const Linear8& layer, const Array<float>& x, Array<float>& out, bool gelu,
+template <class Format>
+void py_apply(const Linear<Format>& layer, const Array<float>& x, Array<float>& out, bool gelu,
               int64_t threads) {
     const Matrix<const float> from = matrix("x", x, kAny, layer.inputs());
     const Matrix<float> to = changed("out", out, from.rows, layer.outputs());
@@ -282,7 +287,8 @@ Norm norm_of(const Array<float>& gain, const Array<float>& shift, float epsilon,
     return {borrow("gain", gain, {width}), borrow("shift", shift, {width}), epsilon};
 }
 
-void py_apply_norm(const Linear8& layer, const Array<float>& x, const Array<float>& residual,
+template <class Format>
+void py_apply_norm(const Linear<Format>& layer, const Array<float>& x, const Array<float>& residual,
                    const Array<float>& gain, const Array<float>& shift, float epsilon,
                    Array<float>& out, int64_t threads) {
     const Matrix<const float> from = matrix("x", x, kAny, layer.inputs());
@@ -294,9 +300,10 @@ void py_apply_norm(const Linear8& layer, const Array<float>& x, const Array<floa
     layer.apply(from, other, norm, to, workers);
 }
 
-void py_feed_forward(const Linear8& first, const Linear8& second, const Array<float>& x,
-                     const Array<float>& gain, const Array<float>& shift, float epsilon,
-                     Array<float>& out, int64_t threads) {
+template <class Format>
+void py_feed_forward(const Linear<Format>& first, const Linear<Format>& second,
+                     const Array<float>& x, const Array<float>& gain, const Array<float>& shift,
+                     float epsilon, Array<float>& out, int64_t threads) {
     if (second.inputs() != first.outputs() || second.outputs() != first.inputs())
         refuse("second is " + std::to_string(second.inputs()) + " to " +
                std::to_string(second.outputs()) + "; wanted the widths of first, " +
@@ -364,6 +371,20 @@ py::tuple cpu_builds() {
 
 }  // namespace
 
+template <class Format>
+void add_linear(py::module_& m, const char* name) {
+    py::class_<Linear<Format>>(m, name, py::module_local())
+        .def(py::init(&py_linear<Format>), "weight"_a.noconvert(), "bias"_a.noconvert())
+        .def("apply", &py_apply<Format>, "x"_a.noconvert(), py::kw_only(), "out"_a.noconvert(),
+             "gelu"_a, "threads"_a)
+        .def("apply_norm", &py_apply_norm<Format>, "x"_a.noconvert(), "residual"_a.noconvert(),
+             "gain"_a.noconvert(), "shift"_a.noconvert(), py::kw_only(), "epsilon"_a,
+             "out"_a.noconvert(), "threads"_a);
+    m.def("feed_forward", &py_feed_forward<Format>, "first"_a, "second"_a, "x"_a.noconvert(),
+          "gain"_a.noconvert(), "shift"_a.noconvert(), py::kw_only(), "epsilon"_a,
+          "out"_a.noconvert(), "threads"_a);
+}
+
 PYBIND11_MODULE(HYBRIDREC_MODULE, m) {
     py::register_local_exception<NotPositiveDefinite>(m, "NotPositiveDefiniteError",
                                                       PyExc_ArithmeticError);
@@ -384,18 +405,11 @@ PYBIND11_MODULE(HYBRIDREC_MODULE, m) {
     m.def("attend", &py_attend, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
           "asks"_a.noconvert(), "own"_a.noconvert(), "seen"_a.noconvert(), py::kw_only(), "heads"_a,
           "key_heads"_a, "scale"_a, "causal"_a, "window"_a, "out"_a.noconvert(), "threads"_a);
-    m.attr("has_linear8") = kHasLinear8;
+    m.attr("has_linear8") = Int8::runs();
+    m.attr("has_linear16") = BFloat16::runs();
+    add_linear<Int8>(m, "Linear8");
+    add_linear<BFloat16>(m, "Linear16");
     // Local: every build has classes of its own.
-    py::class_<Linear8>(m, "Linear8", py::module_local())
-        .def(py::init(&py_linear8), "weight"_a.noconvert(), "bias"_a.noconvert())
-        .def("apply", &py_apply, "x"_a.noconvert(), py::kw_only(), "out"_a.noconvert(), "gelu"_a,
-             "threads"_a)
-        .def("apply_norm", &py_apply_norm, "x"_a.noconvert(), "residual"_a.noconvert(),
-             "gain"_a.noconvert(), "shift"_a.noconvert(), py::kw_only(), "epsilon"_a,
-             "out"_a.noconvert(), "threads"_a);
-    m.def("feed_forward", &py_feed_forward, "first"_a, "second"_a, "x"_a.noconvert(),
-          "gain"_a.noconvert(), "shift"_a.noconvert(), py::kw_only(), "epsilon"_a,
-          "out"_a.noconvert(), "threads"_a);
     py::class_<Catalogue>(m, "Catalogue", py::module_local())
         .def(py::init(&py_catalogue), "items"_a.noconvert(), py::kw_only(), "threads"_a)
         .def("__len__", &Catalogue::size)

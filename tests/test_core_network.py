@@ -13,8 +13,14 @@ import hybridrec._core as core
 BUILDS = {name: importlib.import_module(f"hybridrec._core._{name}") for name in core.cpu_builds()}
 THREADS = (1, 2, 3, 8)
 every_build = pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS.keys())
-coding = [build for build in BUILDS.values() if build.has_linear8]
-needs_vnni = pytest.mark.skipif(not coding, reason="this CPU has no AVX-512 VNNI")
+LOW = [
+    pytest.param(build, kind, id=f"{name}-{kind}")
+    for name, build in BUILDS.items()
+    for kind, runs in (("Linear8", build.has_linear8), ("Linear16", build.has_linear16))
+    if runs
+]
+# Empty where the CPU has neither: pytest then skips, and says so.
+every_low = pytest.mark.parametrize(("build", "kind"), LOW)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -24,7 +30,7 @@ def apply(layer, x, outputs, *, gelu=False, threads=2):
     return out
 
 
-def rounded(x, weight, bias):
+def in_8_bits(x, weight, bias):
     """The same arithmetic in float64 and exact integers: 255 steps an output, 256 a row."""
     scale = np.abs(weight).max(axis=1) / np.float32(127)
     scale[scale == 0] = 1
@@ -36,10 +42,27 @@ def rounded(x, weight, bias):
     zero = np.rint(-low * inverse)
     asked = np.clip(np.rint(x * inverse[:, None]) + zero[:, None], 0, 255)
     sums = (asked - zero[:, None]).astype(float) @ codes.T.astype(float)
-    return sums * step[:, None].astype(float) * scale.astype(float) + bias
+    # A value on the edge of two codes may fall to either.
+    edge = np.abs(x).max(axis=1, initial=0)[:, None] / 127 * np.abs(weight).max(axis=1)
+    return sums * step[:, None].astype(float) * scale.astype(float) + bias, 1.01 * edge
 
 
-@needs_vnni
+def bfloat16(x):
+    """float32 with the lower half of its bits rounded away, to nearest and then to even."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def in_bfloat16(x, weight, bias):
+    """The same in float64, of inputs and weights that were rounded."""
+    x, weight = bfloat16(x).astype(float), bfloat16(weight).astype(float)
+    return x @ weight.T + bias, 1e-6 * (np.abs(x) @ np.abs(weight).T)
+
+
+SLOW = {"Linear8": in_8_bits, "Linear16": in_bfloat16}
+
+
+@every_low
 @given(
     seed=seeds,
     rows=st.integers(0, 120),
@@ -48,47 +71,42 @@ def rounded(x, weight, bias):
     spread=st.sampled_from([0.0, 1e-3, 1.0, 50.0]),
 )
 @settings(max_examples=60, deadline=None)
-def test_linear8_rounds_as_it_says(seed, rows, inputs, outputs, spread):
+def test_a_layer_rounds_as_it_says(build, kind, seed, rows, inputs, outputs, spread):
     rng = np.random.default_rng(seed)
     weight = (rng.standard_normal((outputs, inputs)) * rng.random((outputs, 1))).astype(np.float32)
     weight[rng.random(outputs) < 0.1] = 0
     bias = rng.standard_normal(outputs).astype(np.float32)
     x = (rng.standard_normal((rows, inputs)) * spread + rng.random()).astype(np.float32)
-    for build in coding:
-        got = apply(build.Linear8(weight, bias), x, outputs)
-        if not rows:
-            continue
-        wanted = rounded(x, weight, bias)
-        # A value on the edge of two codes may fall to either.
-        edge = np.abs(x).max(axis=1, initial=0)[:, None] / 127 * np.abs(weight).max(axis=1)
-        assert (np.abs(got - wanted) <= 1e-5 * np.abs(wanted).max() + 1.01 * edge).all()
-        assert np.mean(np.abs(got - wanted) <= 1e-5 * (1 + np.abs(wanted))) > 0.9
+    got = apply(getattr(build, kind)(weight, bias), x, outputs)
+    if not rows:
+        return
+    wanted, edge = SLOW[kind](x, weight, bias)
+    assert (np.abs(got - wanted) <= 1e-5 * np.abs(wanted).max() + edge).all()
+    assert np.mean(np.abs(got - wanted) <= 1e-5 * (1 + np.abs(wanted))) > 0.9
 
 
-@needs_vnni
-def test_linear8_is_near_the_product_it_stands_for():
+@every_low
+def test_a_layer_is_near_the_product_it_stands_for(build, kind):
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((96, 384)).astype(np.float32)
     x = rng.standard_normal((50, 384)).astype(np.float32)
     exact = x @ weight.T
-    for build in coding:
-        got = apply(build.Linear8(weight, None), x, 96)
-        assert np.abs(got - exact).mean() < 0.02 * exact.std()
+    got = apply(getattr(build, kind)(weight, None), x, 96)
+    assert np.abs(got - exact).mean() < 0.02 * exact.std()
 
 
-@needs_vnni
-def test_linear8_has_the_same_bits_in_any_company_and_thread():
+@every_low
+def test_a_row_has_the_same_bits_in_any_company_and_thread(build, kind):
     rng = np.random.default_rng(1)
     weight = rng.standard_normal((70, 33)).astype(np.float32)
     x = rng.standard_normal((131, 33)).astype(np.float32)
-    for build in coding:
-        layer = build.Linear8(weight, None)
-        whole = apply(layer, x, 70, gelu=True, threads=1)
-        for threads in THREADS[1:]:
-            assert apply(layer, x, 70, gelu=True, threads=threads).tobytes() == whole.tobytes()
-        for row in (0, 5, 47, 48, 130):
-            alone = apply(layer, x[row : row + 1], 70, gelu=True)
-            assert alone.tobytes() == whole[row].tobytes()
+    layer = getattr(build, kind)(weight, None)
+    whole = apply(layer, x, 70, gelu=True, threads=1)
+    for threads in THREADS[1:]:
+        assert apply(layer, x, 70, gelu=True, threads=threads).tobytes() == whole.tobytes()
+    for row in (0, 5, 47, 48, 130):
+        alone = apply(layer, x[row : row + 1], 70, gelu=True)
+        assert alone.tobytes() == whole[row].tobytes()
 
 
 def layer_norm(x, gain, shift, epsilon):
@@ -97,84 +115,81 @@ def layer_norm(x, gain, shift, epsilon):
     return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + epsilon) * gain + shift
 
 
-@needs_vnni
+@every_low
 @pytest.mark.parametrize(("rows", "width", "wide"), [(1, 5, 7), (47, 64, 130), (131, 50, 256)])
-def test_what_is_fused_is_what_its_parts_say(rows, width, wide):
+def test_what_is_fused_is_what_its_parts_say(build, kind, rows, width, wide):
     rng = np.random.default_rng(2)
     first, second = (
         rng.standard_normal(shape).astype(np.float32) for shape in ((wide, width), (width, wide))
     )
     x, residual = rng.standard_normal((2, rows, width)).astype(np.float32)
     gain, shift = rng.standard_normal((2, width)).astype(np.float32)
-    for build in coding:
-        widen, narrow = build.Linear8(first, None), build.Linear8(second, shift)
-        states = apply(widen, x, wide, gelu=True)
-        wanted = apply(narrow, states, width)
-        for threads in THREADS:
-            normed, fused = np.full((2, rows, width), np.nan, np.float32)
-            narrow.apply_norm(
-                states, residual, gain, shift, epsilon=1e-3, out=normed, threads=threads
-            )
-            build.feed_forward(
-                widen, narrow, x, gain, shift, epsilon=1e-3, out=fused, threads=threads
-            )
-            for got, other in ((normed, residual), (fused, x)):
-                right = layer_norm(wanted + other, gain, shift, 1e-3)
-                np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-5)
-            if threads == THREADS[0]:
-                before = normed.tobytes(), fused.tobytes()
-            assert (normed.tobytes(), fused.tobytes()) == before
+    layer = getattr(build, kind)
+    widen, narrow = layer(first, None), layer(second, shift)
+    states = apply(widen, x, wide, gelu=True)
+    wanted = apply(narrow, states, width)
+    for threads in THREADS:
+        normed, fused = np.full((2, rows, width), np.nan, np.float32)
+        narrow.apply_norm(states, residual, gain, shift, epsilon=1e-3, out=normed, threads=threads)
+        build.feed_forward(widen, narrow, x, gain, shift, epsilon=1e-3, out=fused, threads=threads)
+        for got, other in ((normed, residual), (fused, x)):
+            right = layer_norm(wanted + other, gain, shift, 1e-3)
+            np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-5)
+        if threads == THREADS[0]:
+            before = normed.tobytes(), fused.tobytes()
+        assert (normed.tobytes(), fused.tobytes()) == before
 
 
-@needs_vnni
-def test_fused_layers_of_other_widths_are_refused():
+@every_low
+def test_fused_layers_of_other_widths_are_refused(build, kind):
     x, wide, one = (np.zeros(shape, np.float32) for shape in ((2, 3), (2, 4), 3))
-    for build in coding:
-        first = build.Linear8(np.ones((4, 3), np.float32), None)
-        second = build.Linear8(np.ones((3, 4), np.float32), None)
-        good = {"epsilon": 1e-5, "out": x.copy(), "threads": 1}
-        build.feed_forward(first, second, x, one, one, **good)
-        second.apply_norm(wide, x, one, one, **good)
-        fused, normed = build.feed_forward, second.apply_norm
-        for call, arrays, change, message in (
-            (fused, (first, first, x, one, one), {}, "second is 3 to 4"),
-            (fused, (first, second, wide, one, one), {}, "x has extent 4"),
-            (fused, (first, second, x, one[:2], one), {}, "gain has extent"),
-            (normed, (wide, wide, one, one), {}, "residual has extent 4"),
-            (normed, (wide, x, one, one[:1]), {}, "shift has extent 1"),
-            (normed, (wide, x, one, one), {"epsilon": 0.0}, "epsilon is"),
-            (normed, (wide, x, one, one), {"out": wide}, "out has"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                call(*arrays, **{**good, **change})
+    layer = getattr(build, kind)
+    first = layer(np.ones((4, 3), np.float32), None)
+    second = layer(np.ones((3, 4), np.float32), None)
+    good = {"epsilon": 1e-5, "out": x.copy(), "threads": 1}
+    build.feed_forward(first, second, x, one, one, **good)
+    second.apply_norm(wide, x, one, one, **good)
+    fused, normed = build.feed_forward, second.apply_norm
+    for call, arrays, change, message in (
+        (fused, (first, first, x, one, one), {}, "second is 3 to 4"),
+        (fused, (first, second, wide, one, one), {}, "x has extent 4"),
+        (fused, (first, second, x, one[:2], one), {}, "gain has extent"),
+        (normed, (wide, wide, one, one), {}, "residual has extent 4"),
+        (normed, (wide, x, one, one[:1]), {}, "shift has extent 1"),
+        (normed, (wide, x, one, one), {"epsilon": 0.0}, "epsilon is"),
+        (normed, (wide, x, one, one), {"out": wide}, "out has"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(*arrays, **{**good, **change})
 
 
-@needs_vnni
-def test_gelu_is_the_exact_one():
-    x = np.linspace(-12, 12, 2001, dtype=np.float32)[:, None]
-    for build in coding:
-        layer = build.Linear8(np.ones((1, 1), np.float32), None)
-        before, got = apply(layer, x, 1), apply(layer, x, 1, gelu=True)
-        wanted = before * 0.5 * (1 + erf(before.astype(float) / np.sqrt(2)))
-        assert np.abs(got - wanted).max() < 1e-6
+@every_low
+def test_gelu_is_the_exact_one(build, kind):
+    x = bfloat16(np.linspace(-12, 12, 2001))[:, None]
+    layer = getattr(build, kind)(np.ones((1, 1), np.float32), None)
+    before, got = apply(layer, x, 1), apply(layer, x, 1, gelu=True)
+    wanted = before * 0.5 * (1 + erf(before.astype(float) / np.sqrt(2)))
+    assert np.abs(got - wanted).max() < 1e-6
 
 
 @every_build
-def test_linear8_is_refused_where_it_cannot_be(build):
+@pytest.mark.parametrize("kind", ["Linear8", "Linear16"])
+def test_a_layer_is_refused_where_it_cannot_be(build, kind):
     weight = np.ones((3, 4), np.float32)
-    if not build.has_linear8:
-        with pytest.raises(ValueError, match="wanted a CPU with AVX-512 VNNI"):
-            build.Linear8(weight, None)
+    layer = getattr(build, kind)
+    if not getattr(build, f"has_{kind.lower()}"):
+        with pytest.raises(ValueError, match="wanted AVX-512"):
+            layer(weight, None)
         return
     with pytest.raises(ValueError, match=r"weight holds .*nan; wanted finite"):
-        build.Linear8(np.full((3, 4), np.nan, np.float32), None)
+        layer(np.full((3, 4), np.nan, np.float32), None)
     with pytest.raises(ValueError, match="bias has extent 4 on axis 0; wanted 3"):
-        build.Linear8(weight, np.ones(4, np.float32))
-    layer = build.Linear8(weight, None)
+        layer(weight, np.ones(4, np.float32))
+    made = layer(weight, None)
     out = np.zeros((2, 3), np.float32)
     for x, to in ((np.ones((2, 5)), out), (np.ones((1, 4)), out), (np.ones((2, 4)), out[:, :2])):
         with pytest.raises((ValueError, TypeError)):
-            layer.apply(x.astype(np.float32), out=to, gelu=False, threads=1)
+            made.apply(x.astype(np.float32), out=to, gelu=False, threads=1)
 
 
 def texts(rng, prompts, most, longest):

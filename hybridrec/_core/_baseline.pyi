@@ -4,6 +4,8 @@ A wrong dtype raises TypeError; a wrong shape, a bad ``indptr`` or a code out of
 before anything is read. The GIL is released while the kernels run.
 """
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -116,7 +118,10 @@ def select_top_k(
     """
 
 has_linear8: bool
-"""Whether this build multiplies 8-bit integers."""
+"""Whether this build and CPU multiply 8-bit integers."""
+
+has_linear16: bool
+"""Whether this build and CPU multiply bfloat16."""
 
 class Linear8:
     """A linear layer in 8-bit integers, weights rounded once and inputs row by row."""
@@ -145,9 +150,35 @@ class Linear8:
         ``residual`` is (T, N), ``gain`` and ``shift`` of the norm (N,), ``epsilon`` above 0.
         """
 
+class Linear16:
+    """The same in bfloat16 with float32 sums; weights and inputs are rounded to nearest."""
+
+    def __init__(self, weight: NDArray[np.float32], bias: NDArray[np.float32] | None) -> None:
+        """See :class:`Linear8`. ValueError without AVX-512 BF16."""
+
+    def apply(
+        self, x: NDArray[np.float32], *, out: NDArray[np.float32], gelu: bool, threads: int
+    ) -> None:
+        """See :meth:`Linear8.apply`."""
+
+    def apply_norm(
+        self,
+        x: NDArray[np.float32],
+        residual: NDArray[np.float32],
+        gain: NDArray[np.float32],
+        shift: NDArray[np.float32],
+        *,
+        epsilon: float,
+        out: NDArray[np.float32],
+        threads: int,
+    ) -> None:
+        """See :meth:`Linear8.apply_norm`."""
+
+Linear = TypeVar("Linear", Linear8, Linear16)
+
 def feed_forward(
-    first: Linear8,
-    second: Linear8,
+    first: Linear,
+    second: Linear,
     x: NDArray[np.float32],
     gain: NDArray[np.float32],
     shift: NDArray[np.float32],

@@ -8,8 +8,6 @@ transformers = pytest.importorskip("transformers")
 from hybridrec import _core  # noqa: E402
 from hybridrec.rerank import precision  # noqa: E402
 
-needs_vnni = pytest.mark.skipif(not _core.has_linear8, reason="this build has no 8-bit products")
-
 
 @pytest.fixture(scope="module")
 def model():
@@ -31,43 +29,54 @@ def apart(got, wanted):
     return float((got - wanted).norm() / wanted.norm())
 
 
-@needs_vnni
-def test_8_bits_are_near_the_original_and_leave_it_alone(model):
+LOW = [
+    pytest.param(
+        precision.in_8_bits, _core.Linear8,
+        marks=pytest.mark.skipif(not _core.has_linear8, reason="no 8-bit products here"),
+    ),
+    pytest.param(
+        precision.in_bf16, _core.Linear16,
+        marks=pytest.mark.skipif(not _core.has_linear16, reason="no compiled bfloat16 here"),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "kind"), LOW)
+def test_fewer_bits_are_near_the_original_and_leave_it_alone(model, make, kind):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     wanted = hidden(model)
-    low = precision.in_8_bits(model)
+    low = make(model)
     assert 1e-5 < apart(hidden(low), wanted) < 0.05
     # Two layers, each of query, key, value, the attention's output and a feed-forward part.
     kinds = [type(module) for module in low.modules()]
-    for kind, n in (
-        (precision.Linear8, 6),
-        (precision.NormedLinear8, 2),
-        (precision.FeedForward8, 2),
-    ):
-        assert kinds.count(kind) == n
+    assert kinds.count(precision.LowLinear) == 6
+    assert kinds.count(precision.NormedLinear) == kinds.count(precision.FeedForward) == 2
     assert torch.nn.Linear not in {type(module) for module in low.base_model.encoder.modules()}
+    layers = [module._layer for module in low.modules() if hasattr(module, "_layer")]
+    assert {type(layer) for layer in layers} == {kind}
     assert type(low.base_model.pooler.dense) is torch.nn.Linear
+    assert low.classifier.weight is model.classifier.weight
     torch.testing.assert_close(hidden(model), wanted, rtol=0, atol=0)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
 
 
-def test_bfloat16_is_near_the_original_and_shares_what_stays(model):
+def test_bfloat16_by_torch_where_the_core_cannot(model, monkeypatch):
     wanted = hidden(model)
+    monkeypatch.setattr(_core, "has_linear16", False)
     low = precision.in_bf16(model)
     assert 1e-5 < apart(hidden(low), wanted) < 0.05
-    assert low.classifier.weight is model.classifier.weight
-    assert sum(isinstance(module, precision.Linear16) for module in low.modules()) == 12
+    assert sum(isinstance(module, precision.TorchLinear16) for module in low.modules()) == 12
 
 
-@needs_vnni
-def test_another_gelu_is_not_taken_for_the_exact_one(model):
+@pytest.mark.parametrize(("make", "kind"), LOW)
+def test_another_gelu_is_not_taken_for_the_exact_one(model, make, kind):
     config = transformers.BertConfig(**{**model.config.to_dict(), "hidden_act": "gelu_new"})
     other = transformers.BertForSequenceClassification(config).eval()
-    low = precision.in_8_bits(other)
+    low = make(other)
     assert apart(hidden(low), hidden(other)) < 0.05
     # The two hardly differ, so being near is not enough: none was fused.
     kinds = [type(module) for module in low.modules()]
     assert sum("GELU" in kind.__name__ for kind in kinds) == 2
-    assert kinds.count(precision.FeedForward8) == 0
-    assert kinds.count(precision.NormedLinear8) == 4
+    assert kinds.count(precision.FeedForward) == 0
+    assert kinds.count(precision.NormedLinear) == 4
