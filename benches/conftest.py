@@ -106,7 +106,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.write_line("")
     terminalreporter.write_line(
         "peer/ours above 1: hybridrec is faster. Medians over interleaved pairs, after a warm-up "
-        "whose answers were compared; float32 throughout."
+        "whose answers were compared; float32 where a row names no other."
     )
     for name, value in machine.items():
         if isinstance(value, dict):

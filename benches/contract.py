@@ -33,7 +33,7 @@ OUTPUT = Path(__file__).resolve().parent.parent / "bench-output"
 
 _PACKAGES = (
     "implicit", "faiss-cpu", "sentence-transformers", "transformers", "torch",
-    "numpy", "scipy", "numba",
+    "onnxruntime", "openvino", "nncf", "numpy", "scipy", "numba",
 )  # fmt: skip
 
 
@@ -220,13 +220,20 @@ def card() -> dict[str, Any]:
         "core build": _core.build,
         "versions": {
             "hybridrec": hybridrec.__version__,
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            **{name: _version(name) for name in _PACKAGES},
         },
         "threads": sorted(set(threads)),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
         "scale": SCALE,
         "pairs": PAIRS,
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _cpu_model() -> str:
