@@ -97,4 +97,6 @@ def windowed(seen: Tensor, window: int | None) -> Tensor:
     if window is None:
         return seen[:, None]
     place = torch.arange(seen.shape[-1], device=seen.device)
-    return (seen & ((place - place[:, None]).abs() < window))[:, None]
+    away = (place - place[:, None]).abs()
+    # Padding sees itself at least: what sees nothing is not a number, and that spreads.
+    return (seen & (away < window) | (away == 0))[:, None]
