@@ -12,6 +12,7 @@ namespace hybridrec {
 namespace {
 
 constexpr int64_t kRows = 4;   // query rows of a register tile
+constexpr int64_t kLine = 16;  // floats of a cache line
 constexpr int64_t kRun = 256;  // query rows of the texts that share a packed prefix, about
 
 // Neighbouring texts that see the same keys: [first, last).
@@ -77,8 +78,15 @@ class Worker {
         for (int64_t j = first; j < last; ++j, ++at) {
             const float* key = k.row(j) + head * width_;
             for (int64_t d = 0; d < width_; ++d) keys_.get()[d * longest_ + at] = key[d];
-            std::copy_n(v.row(j) + head * width_, width_, values_.get() + at * across_);
+            copy(v.row(j) + head * width_, values_.get() + at * across_, width_);
         }
+    }
+
+    // Asks for rows of a head that are read soon: they lie too far apart for the CPU to foresee.
+    void fetch(Matrix<const float> x, int64_t head, int64_t first, int64_t last) const {
+        for (int64_t j = first; j < last; ++j)
+            for (int64_t d = 0; d < width_; d += kLine)
+                __builtin_prefetch(x.row(j) + head * width_ + d);
     }
 
     // Query rows [first, last) of a head over `seen` + `own` keys that were taken.
@@ -186,6 +194,12 @@ void attend(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v,
             worker.take(k, v, head, seen[0], seen[1], 0);
             for (int64_t s = run.first; s < run.last; ++s) {
                 const int64_t* own = texts.own + 2 * s;
+                if (s + 1 < run.last) {
+                    worker.fetch(k, head, own[2], own[3]);
+                    worker.fetch(v, head, own[2], own[3]);
+                    for (int64_t h = head * share; h < (head + 1) * share; ++h)
+                        worker.fetch(q, h, texts.asks[s + 1], texts.asks[s + 2]);
+                }
                 worker.take(k, v, head, own[0], own[1], before);
                 for (int64_t h = head * share; h < (head + 1) * share; ++h)
                     worker.answer(q, h, texts.asks[s], texts.asks[s + 1], before, own[1] - own[0],

@@ -4,15 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#if defined(__AVX512VNNI__)
-#if !defined(__clang__)
-// GCC takes the "undefined" operands of its own intrinsics for a mistake of ours.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-#endif
-
 #include "curves.h"
 #include "parallel.h"
 
