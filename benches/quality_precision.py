@@ -1,0 +1,189 @@
+"""What fewer bits cost: NDCG@10 on ml-1m of one fine-tuned cross-encoder, scored in each precision.
+
+In pieces, each of which keeps what it made in bench-output/precision/:
+
+    python benches/quality_precision.py tune
+    python benches/quality_precision.py score fp32      # and bf16, int8: goes on where it was
+    python benches/quality_precision.py report
+
+Leave-last-out. Every precision orders the same lists of the blend, by the cross-encoder alone: what
+a fusion has beside it would only hide a difference. The gate: the lower end of the 95 % interval of
+the paired change is above -1 % of NDCG@10 in fp32. Fewer users than all widen the interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contract import OUTPUT, scaled, write
+from numpy.typing import NDArray
+
+import hybridrec as hr
+from hybridrec.evaluation.compare import paired_ci
+from hybridrec.evaluation.metrics import per_user
+from hybridrec.state import config_to_json
+
+K = 10
+GATE = -0.01
+PRECISIONS = ("fp32", "bf16", "int8")
+FOLDER = OUTPUT / "precision"
+EXAMPLES = scaled(smoke=24, default=3000, full=6000)
+USERS = scaled(smoke=40, default=6040, full=6040)
+DEPTH = scaled(smoke=20, default=100, full=100)
+PART = scaled(smoke=16, default=256, full=256)
+ALL_USERS = scaled(smoke=400, default=None, full=None)
+
+
+def ml_1m() -> hr.Dataset:
+    """The interactions and films of ``$HYBRIDREC_DATA/ml-1m``."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    root = os.environ.get("HYBRIDREC_DATA")
+    if not root or not (folder := Path(root) / "ml-1m").is_dir():
+        raise SystemExit(f"HYBRIDREC_DATA is {root!r}; wanted the folder that holds ml-1m/")
+    films = pq.read_table(folder / "movies.parquet")
+    genres = pc.replace_substring(films["genres"], "|", ", ")
+    films = films.set_column(films.column_names.index("genres"), "genres", genres)
+    data = hr.Dataset.from_frame(
+        pq.read_table(folder / "interactions.parquet"),
+        user="user_id",
+        item="movie_id",
+        time="seq",
+        items=films,
+        item_text="{title}. {genres}",
+    )
+    return data.keep_events(data.histories.row_of() < (ALL_USERS or data.n_users))
+
+
+def tune(*, examples: int, users: int, depth: int, seed: int) -> None:
+    """Fit recall, fine-tune the cross-encoder on its lists, and keep both with the test's lists."""
+    data = ml_1m()
+    split = hr.split.leave_last(data)
+    engine = hr.HybridRecommender(
+        [hr.Popularity(), hr.ALS(factors=64, seed=seed), hr.ItemTransitions()],
+        hr.CrossEncoder(seed=seed, device="cpu"),
+        depth=depth,
+        reranker_examples=examples,
+        seed=seed,
+    )
+    started = time.perf_counter()
+    engine.fit(split.train)
+    reranker = engine.pipeline.reranker
+    assert isinstance(reranker, hr.CrossEncoder)
+    reranker.save_files(FOLDER / "model")
+    chosen = np.random.default_rng(seed).permutation(len(split.queries))[:users]
+    lists = engine.pipeline.blend.candidates(split.queries.select(chosen), depth)
+    np.savez(FOLDER / "lists.npz", rows=chosen, items=lists.items, scores=lists.scores)
+    for old in FOLDER.glob("scores-*.npy"):
+        old.unlink()
+    said = {
+        "data": str(data),
+        "settings": {"examples": examples, "users": len(chosen), "depth": depth, "seed": seed},
+        "training": engine.report.to_json(),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    (FOLDER / "tuned.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(said, indent=1), flush=True)
+
+
+def score(precision: str) -> None:
+    """Score the lists in one precision, part by part; what an earlier run scored stays."""
+    saved = _lists()
+    tuned = hr.CrossEncoder.load_files(FOLDER / "model")
+    settings = config_to_json(tuned.config)
+    settings |= {"model": str(FOLDER / "model"), "precision": precision, "prefix_cache": 0}
+    data = ml_1m()
+    queries = hr.split.leave_last(data).queries.select(saved["rows"])
+    encoder = hr.CrossEncoder(**settings).prepare(data.item_text(np.arange(data.n_items)))
+    path = FOLDER / f"scores-{precision}.npy"
+    items = saved["items"]
+    scores = np.load(path) if path.exists() else np.full(items.shape, np.nan, np.float32)
+    for part in np.array_split(np.arange(len(items)), max(1, len(items) // PART)):
+        if not np.isnan(scores[part]).any():
+            continue
+        started = time.perf_counter()
+        scores[part] = encoder.score(queries.select(part), items[part])
+        np.save(path, scores)
+        seconds = (time.perf_counter() - started) / len(part)
+        print(
+            f"{precision}: {part[-1] + 1} of {len(items)} lists, {seconds:.3f} s each", flush=True
+        )
+
+
+def report() -> bool:
+    """The change against fp32 of every precision that was scored; whether all pass the gate."""
+    saved = _lists()
+    found = {name: scores for name in PRECISIONS if (scores := _scored(name)) is not None}
+    if "fp32" not in found or len(found) < 2:
+        raise SystemExit(f"scored are {sorted(found)}; wanted fp32 and one more: score them first")
+    targets = hr.split.leave_last(ml_1m()).targets.select(saved["rows"])
+    lists = hr.Candidates(saved["items"], saved["scores"])
+    orders = {name: lists.reordered(scores).items for name, scores in found.items()}
+    ndcg = {name: per_user(items, targets, K).ndcg for name, items in orders.items()}
+    result: dict[str, Any] = json.loads((FOLDER / "tuned.json").read_text(encoding="utf-8"))
+    result[f"ndcg@{K}"] = {name: float(values.mean()) for name, values in ndcg.items()}
+    result[f"ndcg@{K}"]["blend"] = float(per_user(lists.items, targets, K).ndcg.mean())
+    print(f"{len(lists.items)} users, NDCG@{K}: {result[f'ndcg@{K}']}")
+    changes = []
+    for name in [name for name in found if name != "fp32"]:
+        delta, whole = paired_ci(ndcg[name], ndcg["fp32"]), ndcg["fp32"].mean()
+        mean, low, high = (float(value / whole) for value in (delta.mean, delta.low, delta.high))
+        real = lists.items >= 0
+        apart = np.abs(found[name] - found["fp32"])[real]
+        same = [len(np.intersect1d(a[:K], b[:K])) / K
+                for a, b in zip(orders[name], orders["fp32"], strict=True)]  # fmt: skip
+        changes.append({
+            "precision": name, "mean": mean, "low": low, "high": high, "passes": low > GATE,
+            "largest difference": float(apart.max()), "mean difference": float(apart.mean()),
+            f"same top {K}": float(np.mean(same)),
+        })  # fmt: skip
+        print(f"{name} against fp32: {mean:+.2%} [{low:+.2%}, {high:+.2%}], gate {GATE:+.0%}: "
+              f"{'passes' if low > GATE else 'FAILS'}; {changes[-1]}")  # fmt: skip
+    result["changes"] = changes
+    write("quality-precision.json", result)
+    return all(change["passes"] for change in changes)
+
+
+def _lists() -> dict[str, NDArray[Any]]:
+    path = FOLDER / "lists.npz"
+    if not path.exists():
+        raise SystemExit("nothing is tuned yet: python benches/quality_precision.py tune")
+    with np.load(path) as saved:
+        return dict(saved)
+
+
+def _scored(precision: str) -> NDArray[np.float32] | None:
+    path = FOLDER / f"scores-{precision}.npy"
+    scores = np.load(path) if path.exists() else None
+    return None if scores is None or np.isnan(scores).any() else scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    steps = parser.add_subparsers(dest="step", required=True)
+    tuning = steps.add_parser("tune", help="recall, lists and a fine-tuned model")
+    for name, default in (("examples", EXAMPLES), ("users", USERS), ("depth", DEPTH), ("seed", 0)):
+        tuning.add_argument(f"--{name}", type=int, default=default)
+    scoring = steps.add_parser("score", help="the lists in one precision")
+    scoring.add_argument("precision", choices=PRECISIONS)
+    steps.add_parser("report", help="the change and its interval; 1 if the gate fails")
+    chosen = vars(parser.parse_args())
+    step = chosen.pop("step")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if step == "report":
+        sys.exit(not report(**chosen))
+    {"tune": tune, "score": score}[step](**chosen)
+
+
+if __name__ == "__main__":
+    main()
