@@ -48,6 +48,8 @@ def load_checkpoint(source: str, config: CrossEncoderConfig) -> Checkpoint:
     """
     require_extra("torch", "llm")
     transformers = require_extra("transformers", "llm")
+    from hybridrec.rerank.adapters import load_adapters
+
     with _refusals(source), quietly(transformers):
         found = _gguf(source)
         settings = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, **found)
@@ -56,6 +58,7 @@ def load_checkpoint(source: str, config: CrossEncoderConfig) -> Checkpoint:
             source, trust_remote_code=False, **found
         )
         model = _model(source, settings, family, config, found)
+        load_adapters(model, source)
     if config.head == "yes_no":
         from hybridrec.rerank.family import YES_NO
         from hybridrec.rerank.framing import word_ids

@@ -14,6 +14,7 @@ from hybridrec.ragged import Ragged
 from hybridrec.rerank.config import CrossEncoderConfig
 from hybridrec.rerank.network import Network
 from hybridrec.rerank.prompt import TokenTable, prefixes
+from hybridrec.rerank.sampling import Draws, check_targets, mean_ndcg
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from hybridrec.candidates import Candidates, Queries
     from hybridrec.ragged import Items, Scores
@@ -129,22 +131,32 @@ class CrossEncoder:
             InputError: no lists, lengths that differ, or a list without its target.
             FitError: the loss is not finite.
         """
-        from hybridrec.rerank import finetune
+        from hybridrec.rerank.finetune import train
 
         items = self._checked(queries, candidates.items)
-        wanted = finetune.check_targets(items, targets)
+        wanted = check_targets(items, targets)
         if not len(items):
             raise InputError("fine-tuning got no lists; wanted at least one whose target is in it")
         evaluate = None if held_out is None else self._evaluation(*held_out)
-        network, table, prompts = self._network(), self._catalogue(), self._prompts(queries)
-        outcome = finetune.train(
-            network.model,
-            lambda rows, lists: network.trainable_scores(prompts.select(rows), lists, table),
-            items,
-            wanted,
-            evaluate=evaluate,
-            config=self.config,
-        )
+        network, table = self._network(), self._catalogue()
+        context = self._context(queries.context, len(queries))
+        prompts = self._prompts(queries, context)
+        draws = Draws(
+            items, wanted, queries.histories,
+            history=self.config.history, tuning=self.config.finetuning, seed=self.config.seed,
+        )  # fmt: skip
+
+        def score_lists(rows: NDArray[np.int64], lists: Items, histories: Ragged | None) -> Tensor:
+            if histories is None:
+                return network.trainable_scores(prompts.select(rows), lists, table)
+            given = {name: [values[row] for row in rows] for name, values in context.items()}
+            return network.trainable_scores(self._laid(histories, given)[0], lists, table)
+
+        outcome = train(
+            network.model, score_lists, draws,
+            evaluate=evaluate, config=self.config, head=network.family.head,
+            told_by=(prompts.indptr, prompts.items, table.rows.indptr, table.rows.items),
+        )  # fmt: skip
         network.weights_changed()
         network.mark_tuned()
         return outcome
@@ -266,18 +278,25 @@ class CrossEncoder:
             )  # fmt: skip
         return table
 
-    def _prompts(self, queries: Queries) -> Ragged:
-        room = self._network().room
-        context = self._context(queries.context, len(queries))
-        rows, cut = prefixes(
-            queries.histories, self._catalogue(), self.config.history, room, context
-        )
+    def _prompts(
+        self, queries: Queries, context: Mapping[str, list[list[int]]] | None = None
+    ) -> Ragged:
+        if context is None:
+            context = self._context(queries.context, len(queries))
+        rows, cut = self._laid(queries.histories, context)
         if cut:
             log.warning(
                 "cross-encoder: %d of %d prompts left old items out to keep within %d tokens",
-                cut, len(rows), room,
+                cut, len(rows), self._network().room,
             )  # fmt: skip
         return rows
+
+    def _laid(
+        self, histories: Ragged, context: Mapping[str, list[list[int]]]
+    ) -> tuple[Ragged, int]:
+        """The prompts of histories, and how many of them had to leave items out."""
+        room = self._network().room
+        return prefixes(histories, self._catalogue(), self.config.history, room, context)
 
     def _context(self, given: Mapping[str, Sequence[Any]], n: int) -> dict[str, list[list[int]]]:
         """Token ids of the ``n`` values of each column that the template names."""
@@ -341,8 +360,6 @@ class CrossEncoder:
         self, queries: Queries, candidates: Candidates, targets: NDArray[Any]
     ) -> Callable[[], float]:
         """NDCG@10 of lists that are not trained on, by the weights as they are when called."""
-        from hybridrec.rerank.finetune import check_targets, mean_ndcg
-
         items = self._checked(queries, candidates.items)
         wanted = check_targets(items, targets)
 

@@ -183,8 +183,10 @@ class Network:
 
     def save(self, folder: Path) -> list[str]:
         """Write config.json, model.safetensors and the tokeniser's files; the names of the last."""
+        from hybridrec.rerank.adapters import save_with_adapters
+
         with quietly(require_extra("transformers", "llm")):
-            self.model.save_pretrained(folder)
+            save_with_adapters(self.model, folder)
             written = self._tokenizer.save_pretrained(folder)
         return sorted({Path(file).name for file in written if Path(file).is_file()})
 
