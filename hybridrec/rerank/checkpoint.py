@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import struct
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -197,11 +198,12 @@ def _gguf(source: str) -> dict[str, str]:
 def _refusals(source: str) -> Iterator[None]:
     """Turn whatever transformers raises on unreadable files into one error."""
     safetensors = require_extra("safetensors", "llm")
+    broken = (safetensors.SafetensorError, struct.error)  # the latter from GGUF files
     try:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, *broken) as error:
         raise InputError(
             f"cannot load the model {source!r}: {error}; wanted a folder or hub name with "
             "config.json, model.safetensors of at most one label, and a tokenizer"

@@ -309,7 +309,10 @@ class CrossEncoder:
                     f"are {sorted(given)}: pass context={{{name!r}: ...}}, or build the data set "
                     f"with context=[{name!r}]"
                 )
-            values = network.tokens([plain_text(value) for value in given[name]])
+            plain = [
+                value.item() if isinstance(value, np.generic) else value for value in given[name]
+            ]
+            values = network.tokens([" ".join(plain_text(value).split()) for value in plain])
             cut = sum(len(value) > limit for value in values)
             if cut:
                 log.warning(

