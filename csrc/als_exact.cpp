@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "als.h"
@@ -21,7 +22,7 @@ class Exact {
           end_(problem.rows.indptr[problem.rows.rows]),
           a_(stride_ * stride_),
           right_(kBlock * stride_),
-          left_(kBlock * stride_),
+          scale_(stride_),
           c_(kBlock),
           columns_(stride_ * stride_),
           b_(stride_),
@@ -35,19 +36,21 @@ class Exact {
 
   private:
     void by_factors(int64_t u, float* x) {
-        float *a = a_.get(), *right = right_.get(), *left = left_.get(), *b = b_.get();
+        float *a = a_.get(), *right = right_.get(), *b = b_.get();
         std::fill_n(a, stride_ * stride_, 0.0f);
         std::fill_n(b, stride_, 0.0f);
         for (int64_t f = 0; f < n_; ++f)
             a[f * stride_ + f] = problem_.shared[f] + problem_.ridge[u];
         for_blocks(u, [&](int64_t, int64_t size) {
-            for (int64_t i = 0; i < size; ++i)
+            for (int64_t i = 0; i < size; ++i) {
+                const float c = std::sqrt(c_.get()[i]), wanted = c * problem_.target;
+                float* row = right + i * stride_;
                 for (int64_t f = 0; f < stride_; ++f) {
-                    const float scaled = c_.get()[i] * right[i * stride_ + f];
-                    left[i * stride_ + f] = scaled;
-                    b[f] += problem_.target * scaled;
+                    row[f] *= c;
+                    b[f] += wanted * row[f];
                 }
-            rank_update(a, stride_, 0, left, right, size);
+            }
+            rank_update(a, stride_, 0, right, right, size);
         });
         if (!factorise(a, n_, stride_, scratch_.get())) throw NotPositiveDefinite(u);
         substitute(a, n_, stride_, b);
@@ -59,21 +62,24 @@ class Exact {
     // positive or the matrix is not positive definite in float32.
     bool by_events(int64_t u, float* x) {
         const int64_t n = problem_.rows.length(u), across = padded(n);
-        float *a = a_.get(), *columns = columns_.get(), *b = b_.get(), *scale = left_.get();
+        float *a = a_.get(), *columns = columns_.get(), *b = b_.get(), *scale = scale_.get();
+        bool positive = true;
         for (int64_t f = 0; f < n_; ++f) {
             const float d = problem_.shared[f] + problem_.ridge[u];
-            if (!(d > 0.0f)) return false;
+            positive &= d > 0.0f;
             scale[f] = 1.0f / std::sqrt(d);
         }
-        std::fill_n(columns, stride_ * across, 0.0f);
+        if (!positive) return false;
+        // Only what stands behind the last event: the rest is about to be written.
+        for (int64_t f = 0; f < n_; ++f) store(columns + (f + 1) * across - kWidth, Vec{});
         std::fill_n(b, across, 0.0f);
         for_blocks(u, [&](int64_t e, int64_t size) {
+            float* c = c_.get();
             for (int64_t i = 0; i < size; ++i) {
-                const float c = std::sqrt(c_.get()[i]);
-                b[e + i] = c * problem_.target;
-                for (int64_t f = 0; f < n_; ++f)
-                    columns[f * across + e + i] = c * scale[f] * right_.get()[i * stride_ + f];
+                c[i] = std::sqrt(c[i]);
+                b[e + i] = c[i] * problem_.target;
             }
+            stand(right_.get(), c, scale, size, columns + e, across);
         });
         std::fill_n(a, across * across, 0.0f);
         for (int64_t e = 0; e < n; ++e) a[e * across + e] = 1.0f;
@@ -82,6 +88,33 @@ class Exact {
         substitute(a, n, across, b);
         for (int64_t f = 0; f < n_; ++f) x[f] = scale[f] * dot(columns + f * across, b, across);
         return true;
+    }
+
+    // columns (F, across) = c scale rows, turned: rows is (size, stride_), a column an event.
+    void stand(const float* rows, const float* c, const float* scale, int64_t size, float* columns,
+               int64_t across) const {
+        const auto one = [&](int64_t i, int64_t f) {
+            columns[f * across + i] = c[i] * scale[f] * rows[i * stride_ + f];
+        };
+        int64_t i = 0;
+        for (; i + 4 <= size; i += 4) {
+            int64_t f = 0;
+            for (; f + 4 <= n_; f += 4) {
+                Four x[4], by;
+                std::memcpy(&by, scale + f, sizeof by);
+                for (int64_t r = 0; r < 4; ++r) {
+                    std::memcpy(&x[r], rows + (i + r) * stride_ + f, sizeof x[r]);
+                    x[r] *= c[i + r] * by;
+                }
+                turn(x);
+                for (int64_t r = 0; r < 4; ++r)
+                    std::memcpy(columns + (f + r) * across + i, &x[r], sizeof x[r]);
+            }
+            for (; f < n_; ++f)
+                for (int64_t r = 0; r < 4; ++r) one(i + r, f);
+        }
+        for (; i < size; ++i)
+            for (int64_t f = 0; f < n_; ++f) one(i, f);
     }
 
     // Gathers the events of row u into right_ and c_, and calls visit(the first's place, how many).
@@ -100,7 +133,7 @@ class Exact {
 
     const Problem& problem_;
     int64_t n_, stride_, end_;
-    Buffer a_, right_, left_, c_, columns_, b_, scratch_;
+    Buffer a_, right_, scale_, c_, columns_, b_, scratch_;
 };
 
 }  // namespace

@@ -72,6 +72,18 @@ template <int64_t N, class Visit>
 
 typedef float Four __attribute__((vector_size(16)));
 
+// Four rows of four become the columns.
+inline void turn(Four (&x)[4]) {
+    const Four ab = __builtin_shufflevector(x[0], x[1], 0, 4, 1, 5);
+    const Four cd = __builtin_shufflevector(x[2], x[3], 0, 4, 1, 5);
+    const Four ef = __builtin_shufflevector(x[0], x[1], 2, 6, 3, 7);
+    const Four gh = __builtin_shufflevector(x[2], x[3], 2, 6, 3, 7);
+    x[0] = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+    x[1] = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    x[2] = __builtin_shufflevector(ef, gh, 0, 1, 4, 5);
+    x[3] = __builtin_shufflevector(ef, gh, 2, 3, 6, 7);
+}
+
 // Within every four lanes: {a[i], a[j], b[i], b[j]}.
 template <int I, int J, int... Lane>
 inline Vec picked(Vec a, Vec b, std::integer_sequence<int, Lane...>) {
