@@ -9,10 +9,10 @@ import numpy as np
 
 from hybridrec.bars import track
 from hybridrec.checks import InputError, NotFittedError, StorageError, codes, require_extra
-from hybridrec.data.text import plain_text
 from hybridrec.ragged import Ragged
 from hybridrec.rerank.config import CrossEncoderConfig
 from hybridrec.rerank.network import Network
+from hybridrec.rerank.prefix_cache import PrefixCache
 from hybridrec.rerank.prompt import TokenTable, prefixes
 from hybridrec.rerank.sampling import Draws, check_targets, mean_ndcg
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hybridrec.candidates import Candidates, Queries
+    from hybridrec.deadline import Deadline
     from hybridrec.ragged import Items, Scores
     from hybridrec.rerank.finetune import TrainingLog
 
@@ -34,6 +35,12 @@ log = logging.getLogger("hybridrec")
 
 QUERIES_A_PART = 64
 """Queries laid out at a time when scoring; a step of the progress bar."""
+
+STEP_COLUMNS, STEP_QUERIES = 8, 16
+"""Candidates, and queries, between two looks at the clock when there is a deadline."""
+
+STEP_MEGABYTES = 256
+"""Memory for the prompts of a request with a deadline where no cache is kept between requests."""
 
 _FILES = ("config.json", "model.safetensors", "state.json")
 
@@ -139,7 +146,7 @@ class CrossEncoder:
             raise InputError("fine-tuning got no lists; wanted at least one whose target is in it")
         evaluate = None if held_out is None else self._evaluation(*held_out)
         network, table = self._network(), self._catalogue()
-        context = self._context(queries.context, len(queries))
+        context = self._network().context(queries.context)
         prompts = self._prompts(queries, context)
         draws = Draws(
             items, wanted, queries.histories,
@@ -171,6 +178,44 @@ class CrossEncoder:
         items = self._checked(queries, items)
         self._warn_untuned()
         return self._score(queries, items)
+
+    def score_within(self, queries: Queries, items: Items, deadline: Deadline) -> Scores:
+        """What :meth:`score` says of the first columns, as many as there is time for.
+
+        Goes through ``items`` from the left, a few columns at a time, and begins no more of them
+        than it expects to end in time.
+
+        Returns:
+            (B, reached) float32, with 0 <= reached <= K.
+
+        Raises:
+            NotFittedError, InputError: as :meth:`score` does.
+        """
+        items = self._checked(queries, items)
+        self._warn_untuned()
+        network, table, prompts = self._network(), self._catalogue(), self._prompts(queries)
+        # Every step reads the same prompts.
+        cache = network.cache if self.config.prefix_cache else PrefixCache(STEP_MEGABYTES)
+        scores = np.full(items.shape, -np.inf, dtype=np.float32)
+        slowest = 0.0
+        for first in range(0, items.shape[1], STEP_COLUMNS):
+            step, left = slice(first, first + STEP_COLUMNS), deadline.left()
+            if left <= slowest:
+                return scores[:, :first]
+            for start in range(0, len(items), STEP_QUERIES):
+                if deadline.left() <= 0:
+                    return scores[:, :first]
+                part = np.arange(start, min(start + STEP_QUERIES, len(items)))
+                scores[part, step] = network.scores(
+                    prompts.select(part), items[part, step], table,
+                    users=queries.users[part], cache=cache,
+                )  # fmt: skip
+            slowest = max(slowest, left - deadline.left())
+        return scores
+
+    def forget(self, user: int) -> int:
+        """Drop what is kept of the prompts of a user's code, and how many prompts that were."""
+        return 0 if self._loaded is None else self._loaded.forget(user)
 
     def score_pairs(self, queries: Queries, items: Items) -> Scores:
         """What :meth:`score` says, each pair of prompt and candidate on its own: slow, to check by.
@@ -207,7 +252,7 @@ class CrossEncoder:
                 "could take the place of: call score with context columns"
             )
         given = {name: [value] for name, value in (context or {}).items()}
-        values = self._context(given, 1)
+        values = network.context(given)
         around = network.frame.tokens(0) - len(network.frame.nothing)
         around += sum(len(value[0]) for value in values.values())
         limit = network.room - around - len(network.frame.separator)
@@ -282,7 +327,7 @@ class CrossEncoder:
         self, queries: Queries, context: Mapping[str, list[list[int]]] | None = None
     ) -> Ragged:
         if context is None:
-            context = self._context(queries.context, len(queries))
+            context = self._network().context(queries.context)
         rows, cut = self._laid(queries.histories, context)
         if cut:
             log.warning(
@@ -297,30 +342,6 @@ class CrossEncoder:
         """The prompts of histories, and how many of them had to leave items out."""
         room = self._network().room
         return prefixes(histories, self._catalogue(), self.config.history, room, context)
-
-    def _context(self, given: Mapping[str, Sequence[Any]], n: int) -> dict[str, list[list[int]]]:
-        """Token ids of the ``n`` values of each column that the template names."""
-        network, limit = self._network(), self.config.max_item_tokens
-        found = {}
-        for name in network.frame.context:
-            if name not in given:
-                raise InputError(
-                    f"context lacks {name!r}, which the template of the cross-encoder names; there "
-                    f"are {sorted(given)}: pass context={{{name!r}: ...}}, or build the data set "
-                    f"with context=[{name!r}]"
-                )
-            plain = [
-                value.item() if isinstance(value, np.generic) else value for value in given[name]
-            ]
-            values = network.tokens([" ".join(plain_text(value).split()) for value in plain])
-            cut = sum(len(value) > limit for value in values)
-            if cut:
-                log.warning(
-                    "cross-encoder: %d of %d values of context %r cut to %d tokens",
-                    cut, n, name, limit,
-                )  # fmt: skip
-            found[name] = [value[:limit] for value in values]
-        return found
 
     def _checked(self, queries: Queries, items: Items) -> Items:
         known = self.n_items

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hybridrec.checks import InputError, InputTypeError, require_extra, resolved_device
 from hybridrec.data.pretrained import quietly
+from hybridrec.data.text import plain_text
 from hybridrec.rerank.checkpoint import MARK, load_checkpoint
 from hybridrec.rerank.framing import frame_of
 from hybridrec.rerank.prefix_cache import PrefixCache
 from hybridrec.rerank.prompt import TokenTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -62,7 +63,7 @@ class Network:
         )
         self.precision = _scoring_precision(torch, self._device, config.precision)
         self._scoring: Any = None
-        self._cache = PrefixCache(config.prefix_cache)
+        self.cache = PrefixCache(config.prefix_cache)
         self.family, model, self._tokenizer, self.mask = load_checkpoint(source, config)
         self.model = model.to(self._device)
         self.frame = frame_of(self._tokenizer, config, causal=self.family.causal)
@@ -120,6 +121,34 @@ class Network:
             raise InputTypeError(f"texts holds {got}; wanted a list of strings, one an item")
         return TokenTable.framed(self.tokens(texts), self.frame, limit)
 
+    def context(self, given: Mapping[str, Sequence[Any]]) -> dict[str, list[list[int]]]:
+        """Token ids of the values of each column that the template names, at most an item's each.
+
+        Args:
+            given: name -> B values, as ``Queries.context`` holds them.
+
+        Raises:
+            InputError: a column that the template names is not given.
+        """
+        limit, found = self._config.max_item_tokens, {}
+        for name in self.frame.context:
+            if name not in given:
+                raise InputError(
+                    f"context lacks {name!r}, which the template of the cross-encoder names; there "
+                    f"are {sorted(given)}: pass context={{{name!r}: ...}}, or build the data set "
+                    f"with context=[{name!r}]"
+                )
+            plain = [getattr(value, "item", lambda value=value: value)() for value in given[name]]
+            values = self.tokens([" ".join(plain_text(value).split()) for value in plain])
+            cut = sum(len(value) > limit for value in values)
+            if cut:
+                log.warning(
+                    "cross-encoder: %d of %d values of context %r cut to %d tokens",
+                    cut, len(values), name, limit,
+                )  # fmt: skip
+            found[name] = [value[:limit] for value in values]
+        return found
+
     def trainable_scores(self, prompts: Ragged, items: Items, table: TokenTable) -> Tensor:
         """(b, n) float32 scores with gradients, all lists in one forward pass if packed."""
         import torch
@@ -140,6 +169,7 @@ class Network:
         table: TokenTable,
         *,
         users: NDArray[np.int32] | None = None,
+        cache: PrefixCache | None = None,
         plain: bool = False,
     ) -> Scores:
         """(B, K) float32 scores, -inf where the item is -1.
@@ -149,6 +179,7 @@ class Network:
             items: (B, K) codes of rows of ``table``, -1 padded.
             table: token ids of the candidates.
             users: (B,) whose prompts these are, -1 unknown; see :meth:`forget`.
+            cache: for the prompts, instead of the network's own.
             plain: score pair by pair in float32, to check by.
         """
         torch = require_extra("torch", "llm")
@@ -159,18 +190,18 @@ class Network:
             found = list_scores(
                 self.model if plain else self._scoring_model(), prompts, items, table,
                 family=self.family, one_way=one_way, packed=not plain,
-                budget=PACK_TOKENS, cache=self._cache, users=users,
+                budget=PACK_TOKENS, cache=cache or self.cache, users=users,
             )  # fmt: skip
         return cast("Scores", found.cpu().numpy())
 
     def weights_changed(self) -> None:
         """Drop what was made of the weights as they were: the model was trained."""
         self._scoring = None
-        self._cache.clear()
+        self.cache.clear()
 
     def forget(self, user: int) -> int:
         """Drop the prefixes kept for a user's code, and how many they were."""
-        return self._cache.forget(user)
+        return self.cache.forget(user)
 
     def _scoring_model(self) -> Any:
         """The model at the precision of scoring; made on first use."""
