@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import struct
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hybridrec.checks import InputError, require_extra
+from hybridrec.checks import InputError, MissingExtraError, require_extra
 from hybridrec.data.pretrained import quietly
 
 if TYPE_CHECKING:
@@ -190,7 +191,11 @@ def _gguf(source: str) -> dict[str, str]:
         raise InputError(f"the folder {source!r} holds {len(files)} GGUF files; wanted one")
     if not files:
         return {}
-    require_extra("gguf", "llm")
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtraError(
+            f"{files[0].name} in {source!r} is read by the package gguf, which is not installed; "
+            "run: pip install gguf"
+        )
     return {"gguf_file": files[0].name}
 
 

@@ -1,5 +1,6 @@
 """Templates, context columns, words for yes and no, and models that cannot be packed."""
 
+import importlib.util
 import shutil
 
 import numpy as np
@@ -29,7 +30,7 @@ from transformers import (
 
 import hybridrec as hr
 from hybridrec.candidates import Queries
-from hybridrec.checks import InputError, InputTypeError, StorageError
+from hybridrec.checks import InputError, InputTypeError, MissingExtraError, StorageError
 from hybridrec.ragged import Ragged
 from hybridrec.rerank.template import Template
 
@@ -316,11 +317,16 @@ def test_the_context_of_a_request_reaches_the_prompt(folders):
             scores(**request, context={"device": {"tv"}})
 
 
-def test_a_folder_of_several_gguf_files_is_refused(tmp_path):
+def test_a_folder_of_gguf_files_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"GGUF")
     with pytest.raises(InputError, match="holds 2 GGUF files; wanted one"):
         reranker(str(tmp_path)).prepare(TEXTS)
     (tmp_path / "b.gguf").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda _: None)
+        with pytest.raises(MissingExtraError, match="run: pip install gguf"):
+            reranker(str(tmp_path)).prepare(TEXTS)
+    pytest.importorskip("gguf")
     with pytest.raises(InputError, match="cannot load the model"):
         reranker(str(tmp_path)).prepare(TEXTS)
