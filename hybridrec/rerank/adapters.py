@@ -16,7 +16,7 @@ from hybridrec.checks import InputError, require_extra
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Adapted", "add_adapters", "load_adapters", "save_with_adapters"]
+__all__ = ["Adapted", "add_adapters", "load_adapters", "of_adapters", "save_with_adapters"]
 
 MARK = "hybridrec_adapters"
 """Entry of the checkpoint's config.json: the width of the adapters that lie beside it."""
@@ -77,7 +77,7 @@ def save_with_adapters(model: Any, folder: Path) -> None:
     from safetensors.torch import save_file
 
     state = model.state_dict()
-    own = {name: tensor for name, tensor in state.items() if _is_adapters(name)}
+    own = {name: tensor for name, tensor in state.items() if of_adapters(name)}
     if not own:
         (folder / FILE).unlink(missing_ok=True)
         model.save_pretrained(folder)
@@ -107,12 +107,13 @@ def load_adapters(model: Any, source: str) -> None:
         missed = model.load_state_dict(found, strict=False).unexpected_keys
     except (AttributeError, RuntimeError) as error:
         raise InputError(f"cannot use the adapters in {path}: {error}") from error
-    wanted = {name for name in model.state_dict() if _is_adapters(name)}
+    wanted = {name for name in model.state_dict() if of_adapters(name)}
     if missed or wanted != set(found):
         raise InputError(f"the adapters in {path} are not of this model: {sorted(found)[0]!r}")
 
 
-def _is_adapters(name: str) -> bool:
+def of_adapters(name: str) -> bool:
+    """Whether a parameter of this name is an adapter's own."""
     return ".adapter_down." in name or ".adapter_up." in name
 
 

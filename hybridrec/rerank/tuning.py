@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridrec.checks import InputError, require_extra
-from hybridrec.rerank.adapters import add_adapters
+from hybridrec.rerank.adapters import add_adapters, of_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,7 +156,7 @@ class Tuning:
         if config.tune == "full":
             chosen = set(names)
         elif config.tune == "adapter":
-            chosen |= {name for name in names if ".adapter_" in name}
+            chosen |= {name for name in names if of_adapters(name)}
         elif config.last_layers is not None:
             prefix, found = layers(self.model)
             if config.last_layers > len(found):
