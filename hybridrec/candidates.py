@@ -252,18 +252,17 @@ class Recommendations:
         ranks: (n,) int32, from 1.
         items: (n,) ids.
         scores: (n,) float32, falling within a user.
+        reranked: (n,) bool, whether there was time for the reranker to read the item; None where
+            no time was set.
     """
 
     users: NDArray[Any]
     ranks: Items
     items: NDArray[Any]
     scores: Scores
+    reranked: Mask | None = None
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The four columns of the frame: user, rank, item, score."""
-        return {
-            "user": self.users,
-            "rank": self.ranks,
-            "item": self.items,
-            "score": self.scores,
-        }
+        """The columns of the frame: user, rank, item, score and, if it is known, reranked."""
+        found = {"user": self.users, "rank": self.ranks, "item": self.items, "score": self.scores}
+        return found if self.reranked is None else {**found, "reranked": self.reranked}

@@ -162,6 +162,9 @@ def _recommend_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         help="what a user nobody knows gets: an error (default) or the popular items",
     )
     recommend.add_argument("--with-seen", action="store_true", help="do not leave out seen items")
+    recommend.add_argument(
+        "--budget-ms", type=float, help="milliseconds in which to answer, with what was reranked"
+    )
     recommend.add_argument("--json", action="store_true", help="one JSON object a line")
     recommend.set_defaults(run=_recommend)
 
@@ -273,7 +276,7 @@ def _recommend(chosen: argparse.Namespace) -> None:
         raise InputError("give --user (once or more) or --history, and not both")
     engine = hr.load(chosen.model)
     options: dict[str, Any] = {"k": chosen.k, "exclude_seen": not chosen.with_seen}
-    options |= {"unknown": chosen.unknown, "frame": "pyarrow"}
+    options |= {"unknown": chosen.unknown, "frame": "pyarrow", "budget_ms": chosen.budget_ms}
     data = engine.data
     if chosen.user:
         answer = engine.recommend(_ids(chosen.user, data.users, "--user"), **options)

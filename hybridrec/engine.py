@@ -20,11 +20,13 @@ from hybridrec.checks import (
     InputTypeError,
     NotFittedError,
     one_of,
+    real_number,
     whole_number,
 )
 from hybridrec.data import requests
 from hybridrec.data.answers import answer_kind, as_frame
 from hybridrec.data.dataset import Dataset
+from hybridrec.deadline import Deadline
 from hybridrec.persistence import (
     Model,
     known_kinds,
@@ -178,6 +180,7 @@ class HybridRecommender:
         block: Sequence[Any] | None = None,
         unknown: str = "raise",
         context: Mapping[str, Any] | None = None,
+        budget_ms: float | None = None,
         frame: str | None = None,
     ) -> Any:
         """The best ``k`` items for each user, or for each history of somebody the model never saw.
@@ -194,16 +197,23 @@ class HybridRecommender:
             unknown: "raise", or "popular" to give a user nobody knows the popular items.
             context: what the reranker's template names of the request, by column: one value for
                 all, or one a user or history, e.g. ``{"device": "phone"}``.
+            budget_ms: milliseconds from now in which to answer: reranking, which takes nearly all
+                of the time, begins at the best candidates and ends when it has to. What it read
+                stands first. None sets no limit.
             frame: "pandas", "polars" or "pyarrow"; default the kind the data came in,
                 "pyarrow" where that was neither (duckdb, a file).
 
         Returns:
-            A tidy frame: user, rank (from 1), item, score.
+            A tidy frame: user, rank (from 1), item, score; with ``budget_ms`` also reranked, False
+            for an item that there was no time to rerank.
 
         Raises:
             UnknownIdError: an id that is not known; names it.
             InputTypeError: something that is no list of ids where one is wanted.
         """
+        deadline = None
+        if budget_ms is not None:
+            deadline = Deadline(real_number("budget_ms", budget_ms, above=0))
         k = whole_number("k", k, least=1)
         one_of("unknown", unknown, ("raise", "popular"))
         if depth is not None:
@@ -226,7 +236,7 @@ class HybridRecommender:
             )
         queries = replace(queries, allow=mask)
         depth = min(max(k, depth or self.settings.depth), data.n_items)
-        answer = _answer(model, names, queries, k, depth)
+        answer = _answer(model, names, queries, k, depth, deadline)
         return as_frame(answer.columns(), answer_kind(data.frame) if frame is None else frame)
 
     def similar_items(
@@ -376,10 +386,18 @@ def load(path: str | Path, *, kinds: Mapping[str, type] | None = None) -> Hybrid
 
 
 def _answer(
-    model: Model, names: NDArray[Any], queries: Queries, k: int, depth: int
+    model: Model,
+    names: NDArray[Any],
+    queries: Queries,
+    k: int,
+    depth: int,
+    deadline: Deadline | None,
 ) -> Recommendations:
     """The best ``k`` of ``depth`` candidates for each query, in the ids of the model."""
-    parts = [model.pipeline.rank(part, depth).head(k) for _, part in queries.batches(_BATCH)]
+    parts, reached = [], np.zeros(len(queries), dtype=np.int64)
+    for place, part in queries.batches(_BATCH):
+        ranked, reached[place] = model.pipeline.rank_within(part, depth, deadline)
+        parts.append(ranked.head(k))
     valid = [part.valid for part in parts]
     rows, ranks = np.nonzero(np.concatenate(valid)) if parts else (np.zeros(0, int),) * 2
     codes = [part.items[mask] for part, mask in zip(parts, valid, strict=True)]
@@ -389,6 +407,7 @@ def _answer(
         ranks=(ranks + 1).astype(np.int32),
         items=model.data.items.ids_of(np.concatenate(codes) if codes else np.zeros(0, np.int32)),
         scores=np.concatenate(scores) if scores else np.zeros(0, np.float32),
+        reranked=None if deadline is None else ranks < reached[rows],
     )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hybridrec.candidates import Queries
+    from hybridrec.deadline import Deadline
     from hybridrec.evaluation.report import Kind
     from hybridrec.fuse.linear import LinearFusion
     from hybridrec.ragged import Items, Mask, Scores
@@ -61,6 +62,9 @@ class Reranker(Protocol):
 
     def score(self, queries: Queries, items: Items) -> Scores:
         """(B, K) float32, -inf where the code is -1."""
+
+    def score_within(self, queries: Queries, items: Items, deadline: Deadline) -> Scores:
+        """(B, reached) scores of the first columns of ``items``, as many as there is time for."""
 
     def add_items(self, texts: Sequence[str] | None, n: int) -> None:
         """Make room for ``n`` new items behind the last code."""
@@ -105,12 +109,25 @@ class Pipeline:
 
         An empty history says nothing to rank by: it gets the popular items.
         """
+        return self.rank_within(queries, depth, None)[0]
+
+    def rank_within(
+        self, queries: Queries, depth: int | None, deadline: Deadline | None
+    ) -> tuple[Candidates, NDArray[np.int64]]:
+        """The best order there was time for, and (B,) how many of each list were reranked.
+
+        These stand first. Only reranking is cut short; without a deadline it never is.
+        """
         depth = self.depth if depth is None else depth
+        reached = np.zeros(len(queries), dtype=np.int64)
         told = np.flatnonzero(queries.histories.lengths > 0)
         if len(told) == len(queries):
-            return self._rank(queries, depth)
-        ranked = self._rank(queries.select(told), depth) if len(told) else None
-        return self._beside_popular(queries, told, ranked, depth)
+            ranked, reached[:] = self._rank(queries, depth, deadline)
+            return ranked, reached
+        ranked_told = None
+        if len(told):
+            ranked_told, reached[told] = self._rank(queries.select(told), depth, deadline)
+        return self._beside_popular(queries, told, ranked_told, depth), reached
 
     def _beside_popular(
         self, queries: Queries, told: NDArray[np.int64], ranked: Candidates | None, depth: int
@@ -127,18 +144,33 @@ class Pipeline:
         scores[untold, : popular.depth] = popular.scores
         return Candidates(items, scores)
 
-    def _rank(self, queries: Queries, depth: int) -> Candidates:
+    def _rank(
+        self, queries: Queries, depth: int, deadline: Deadline | None
+    ) -> tuple[Candidates, int]:
+        """The order, and how many columns of it were reranked."""
         candidates = self.blend.candidates(queries, depth)
         if self.reranker is None:
-            return self.fused(candidates)
-        return self.fused_with_reranker(self.reranked_head(queries, candidates), candidates)
+            return self.fused(candidates), 0
+        head = self.reranked_head(queries, candidates, deadline)
+        if not head.depth:
+            return self.fused(candidates), 0
+        return self.fused_with_reranker(head, candidates), head.depth
 
-    def reranked_head(self, queries: Queries, candidates: Candidates) -> Candidates:
-        """The top of the list with the reranker's score as one more signal."""
+    def reranked_head(
+        self, queries: Queries, candidates: Candidates, deadline: Deadline | None = None
+    ) -> Candidates:
+        """The top of the list with the reranker's score as one more signal.
+
+        As much of it as there is time for.
+        """
         if self.reranker is None:
             raise ValueError("this pipeline has no reranker")
         head = candidates.head(self.rerank_depth)
-        return head.with_signal(self.reranker.name, self.reranker.score(queries, head.items))
+        if deadline is None:
+            scores = self.reranker.score(queries, head.items)
+        else:
+            scores = self.reranker.score_within(queries, head.items, deadline)
+        return head.head(scores.shape[1]).with_signal(self.reranker.name, scores)
 
     def fused(self, candidates: Candidates) -> Candidates:
         """All candidates in the order that needs no reranker."""
@@ -156,8 +188,8 @@ class Pipeline:
         return self._with_tail(ordered, candidates)
 
     def _with_tail(self, head: Candidates, candidates: Candidates) -> Candidates:
-        """``head``, then what the reranker does not read of ``candidates``."""
-        tail = candidates.tail(self.rerank_depth)
+        """``head``, then what stands behind it in ``candidates``."""
+        tail = candidates.tail(head.depth)
         return head.followed_by(self.fused(tail)) if tail.depth else head
 
     def reranked_alone(self, head: Candidates) -> Candidates:

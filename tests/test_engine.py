@@ -13,6 +13,8 @@ import pyarrow as pa
 import pytest
 
 import hybridrec as hr
+from hybridrec.deadline import Deadline
+from hybridrec.rerank import cross_encoder
 from hybridrec.state import read_state, write_state
 
 
@@ -50,6 +52,39 @@ def light(split):
         None,
         hr.LinearFusion(),
     ).fit(split.train)
+
+
+def test_a_budget_cuts_reranking_short_and_says_so(engine, split):
+    users = split.train.users.ids[:20]
+    whole = engine.recommend(users, k=20, frame="pandas")
+    assert "reranked" not in whole
+    enough = engine.recommend(users, k=20, budget_ms=60_000, frame="pandas")
+    pd.testing.assert_frame_equal(enough.drop(columns="reranked"), whole)
+    np.testing.assert_array_equal(enough.reranked, enough["rank"] <= 10)
+    none = engine.recommend(users, k=20, budget_ms=1e-6, frame="pandas")
+    assert not none.reranked.any()
+    pipeline = engine.pipeline
+    queries = split.train.queries(users)
+    fused = pipeline.fused(pipeline.blend.candidates(queries, 20))
+    items = split.train.items.ids_of(fused.items[fused.valid])
+    np.testing.assert_array_equal(none.item, items)
+    with pytest.raises(hr.InputError, match="budget_ms is 0"):
+        engine.recommend(users, budget_ms=0)
+
+
+def test_what_was_reranked_in_time_stands_first(engine, split, monkeypatch):
+    """Time for one step of three candidates."""
+    monkeypatch.setattr(cross_encoder, "STEP_COLUMNS", 3)
+    queries = split.train.queries(split.train.users.ids[:5])
+    looks = iter([0.0, 0.0, 0.0, 1.0])
+    deadline = Deadline(1500, lambda: next(looks, 2.0))
+    ranked, reached = engine.pipeline.rank_within(queries, 20, deadline)
+    assert reached.tolist() == [3] * 5
+    recalled = engine.pipeline.blend.candidates(queries, 20)
+    for got, first, row in zip(ranked.items, recalled.items, range(5), strict=True):
+        assert set(got[:3]) == set(first[:3])
+        tail = engine.pipeline.fused(recalled.tail(3)).items[row]
+        np.testing.assert_array_equal(got[3:], tail)
 
 
 def history_of(split, user):

@@ -14,6 +14,7 @@ ORDER = [
     "bars",
     "state",
     "ragged",
+    "deadline",
     "candidates",
     "protocols",
     "data",

@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 import json
 import logging
 import shutil
@@ -10,6 +11,7 @@ import pytest
 import hybridrec as hr
 from hybridrec.candidates import Queries
 from hybridrec.checks import InputError, InputTypeError, NotFittedError, StorageError
+from hybridrec.deadline import Deadline
 from hybridrec.protocols import Scorer
 from hybridrec.ragged import Ragged
 from hybridrec.rerank import cross_encoder, network
@@ -88,6 +90,55 @@ def test_packed_pairs_and_parts_of_any_size_agree(model, monkeypatch):
         monkeypatch.setattr(network, "PACK_TOKENS", budget)
         monkeypatch.setattr(cross_encoder, "QUERIES_A_PART", part)
         np.testing.assert_allclose(model.score(QUERIES, ITEMS), wanted, rtol=1e-4, atol=1e-5)
+
+
+def ticking(seconds):
+    """A clock that goes on by ``seconds`` every time somebody looks at it."""
+    now = itertools.count()
+    return lambda: next(now) * seconds
+
+
+@pytest.mark.parametrize("cache", [0, 64])
+def test_as_many_columns_are_scored_as_there_is_time_for(tiny_model, monkeypatch, cache):
+    monkeypatch.setattr(cross_encoder, "STEP_COLUMNS", 1)
+    model = encoder(tiny_model, max_item_tokens=12, history=3, prefix_cache=cache).prepare(TEXTS)
+    wanted = model.score(QUERIES, ITEMS)
+    # A step looks at the clock three times, and is not begun if the one before took too long.
+    reached = []
+    for looks in (1, 2, 4, 5, 7, 8, 9, 100):
+        got = model.score_within(QUERIES, ITEMS, Deadline(1000 * looks, ticking(1)))
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, wanted[:, : got.shape[1]], rtol=1e-5, atol=1e-6)
+        reached.append(got.shape[1])
+    assert reached == sorted(reached)
+    assert (reached[0], reached[-1]) == (0, 4)
+    assert len(set(reached)) >= 4
+
+
+def test_a_step_that_would_be_late_is_not_begun(model, monkeypatch):
+    """Each takes 4 s by this clock; after two of them 3 s are left."""
+    monkeypatch.setattr(cross_encoder, "STEP_COLUMNS", 1)
+    now = [0.0]
+    scores = network.Network.scores
+
+    def slow(*given, **more):
+        now[0] += 4
+        return scores(*given, **more)
+
+    monkeypatch.setattr(network.Network, "scores", slow)
+    assert model.score_within(QUERIES, ITEMS, Deadline(11_000, lambda: now[0])).shape == (4, 2)
+    # Within a step there is a look too: what is begun is thrown away rather than half told.
+    monkeypatch.setattr(cross_encoder, "STEP_QUERIES", 1)
+    assert model.score_within(QUERIES, ITEMS, Deadline(11_000, lambda: now[0])).shape == (4, 0)
+
+
+def test_a_user_is_forgotten(tiny_model):
+    model = encoder(tiny_model, max_item_tokens=12, history=3)
+    assert model.forget(3) == 0
+    model.prepare(TEXTS)
+    queries = Queries(QUERIES.histories, 6, users=np.array([3, -1, 5, 3], dtype=np.int32))
+    model.score(queries, np.zeros((4, 1), dtype=np.int32))
+    assert [model.forget(user) for user in (3, 3, 4, 5)] == [2, 0, 0, 1]
 
 
 def test_only_the_newest_items_and_their_order_count(model):
