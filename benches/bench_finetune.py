@@ -60,7 +60,7 @@ def trainer(peer: Any, data: Any, folder: Path, *, bf16: bool, part: int) -> Any
 
 def peer_lists(scene: Scene, lists: int) -> Any:
     """The same lists as texts; each has its positive at another place, as ours."""
-    datasets = pytest.importorskip("datasets", reason="pip install 'hybridrec[bench]' brings it")
+    datasets = pytest.importorskip("datasets", reason="pip install -r benches/requirements.txt")
     labels = [[float(place == row % len(scene.texts)) for place in range(len(scene.texts))]
               for row in range(lists)]  # fmt: skip
     rows = {"query": [scene.prompt] * lists, "docs": [scene.texts] * lists, "labels": labels}
