@@ -89,7 +89,7 @@ def backends(source: Path, folder: Path, pairs: Pairs) -> Mapping[str, Any]:
     """
     for name in NEEDED:
         with _quiet():
-            pytest.importorskip(name, reason=f"pip install -r benches/requirements.txt")
+            pytest.importorskip(name, reason="pip install -r benches/requirements.txt")
     # Written out operation by operation, as the fusions of both runtimes expect it.
     plain = sentence_transformer(source)
     model = plain[0].model
