@@ -73,8 +73,7 @@ class Worker {
           mixed_(kRows * across_) {}
 
     // Keys `first` to `last` as columns of keys_ and rows of values_, from `at` on.
-    void take(Matrix<const float> k, Matrix<const float> v, int64_t head, int64_t first,
-              int64_t last, int64_t at) {
+    void take(const Rows& k, const Rows& v, int64_t head, int64_t first, int64_t last, int64_t at) {
         for (int64_t j = first; j < last; ++j, ++at) {
             const float* key = k.row(j) + head * width_;
             for (int64_t d = 0; d < width_; ++d) keys_.get()[d * longest_ + at] = key[d];
@@ -83,7 +82,8 @@ class Worker {
     }
 
     // Asks for rows of a head that are read soon: they lie too far apart for the CPU to foresee.
-    void fetch(Matrix<const float> x, int64_t head, int64_t first, int64_t last) const {
+    template <class From>
+    void fetch(const From& x, int64_t head, int64_t first, int64_t last) const {
         for (int64_t j = first; j < last; ++j)
             for (int64_t d = 0; d < width_; d += kLine)
                 __builtin_prefetch(x.row(j) + head * width_ + d);
@@ -181,7 +181,7 @@ class Worker {
 
 }  // namespace
 
-void attend(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const Texts& texts,
+void attend(Matrix<const float> q, const Rows& k, const Rows& v, const Texts& texts,
             const Heads& heads, float scale, const Sight& sight, Matrix<float> out, int threads) {
     const std::vector<Run> runs = runs_of(texts);
     const int64_t share = heads.query / heads.key;

@@ -18,6 +18,15 @@ struct Texts {
     int64_t count;
 };
 
+// Rows that lie in two places: those kept from an earlier call, then the others.
+struct Rows {
+    Matrix<const float> kept, others;
+
+    const float* row(int64_t r) const {
+        return r < kept.rows ? kept.row(r) : others.row(r - kept.rows);
+    }
+};
+
 struct Heads {
     int64_t query;  // a multiple of `key`: neighbouring query heads share a key head
     int64_t key;
@@ -31,10 +40,10 @@ struct Sight {
 };
 
 // out (T, query heads * D) = softmax(scale q k') v of every text and head, where q is
-// (T, query heads * D), k and v are (J, key heads * D). A text without keys gets zeros.
+// (T, query heads * D), k and v have J rows of key heads * D. A text without keys gets zeros.
 // O(sum of n L) times query heads * D time, for texts of n queries and L keys; O(L (D + 1)) memory
 // a thread.
-void attend(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const Texts& texts,
+void attend(Matrix<const float> q, const Rows& k, const Rows& v, const Texts& texts,
             const Heads& heads, float scale, const Sight& sight, Matrix<float> out, int threads);
 
 }  // namespace hybridrec

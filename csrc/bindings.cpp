@@ -260,7 +260,9 @@ std::unique_ptr<Linear<Format>> py_linear(const Array<float>& weight, const Mayb
     if (!Format::runs())
         refuse(std::is_same_v<Format, Int8>
                    ? "this build or CPU has no 8-bit products; wanted AVX-512 VNNI"
-                   : "this build or CPU has no bfloat16 products; wanted AVX-512 BF16");
+               : std::is_same_v<Format, BFloat16>
+                   ? "this build or CPU has no bfloat16 products; wanted AVX-512 BF16"
+                   : "this build has no such layers; wanted AVX-512");
     const Matrix<const float> m = matrix("weight", weight);
     if (m.columns > kWidest)
         refuse("weight has " + std::to_string(m.columns) + " columns; wanted at most " +
@@ -328,11 +330,14 @@ const int64_t* ranges(const char* name, const Array<int64_t>& array, int64_t cou
 }
 
 void py_attend(const Array<float>& q, const Array<float>& k, const Array<float>& v,
-               const Array<int64_t>& asks, const Array<int64_t>& own, const Array<int64_t>& seen,
-               int64_t heads, int64_t key_heads, float scale, bool causal, int64_t window,
-               Array<float>& out, int64_t threads) {
+               const Array<float>& kept_k, const Array<float>& kept_v, const Array<int64_t>& asks,
+               const Array<int64_t>& own, const Array<int64_t>& seen, int64_t heads,
+               int64_t key_heads, float scale, bool causal, int64_t window, Array<float>& out,
+               int64_t threads) {
     const Matrix<const float> queries = matrix("q", q), keys = matrix("k", k);
     const Matrix<const float> values = matrix("v", v, keys.rows, keys.columns);
+    const Matrix<const float> kept = matrix("kept_k", kept_k, kAny, keys.columns);
+    const Matrix<const float> kept_values = matrix("kept_v", kept_v, kept.rows, keys.columns);
     const Matrix<float> to = changed("out", out, queries.rows, queries.columns);
     if (heads < 1 || key_heads < 1 || heads % key_heads != 0)
         refuse("heads is " + std::to_string(heads) + "; wanted a multiple of key_heads, " +
@@ -348,12 +353,14 @@ void py_attend(const Array<float>& q, const Array<float>& k, const Array<float>&
         if (bounds[s + 1] < bounds[s])
             refuse("asks[" + std::to_string(s + 1) + "] is below the entry before it");
     if (window < 0) refuse("window is " + std::to_string(window) + "; wanted at least 0");
-    const Texts texts{bounds, ranges("own", own, count, keys.rows),
-                      ranges("seen", seen, count, keys.rows), count};
+    const int64_t rows = kept.rows + keys.rows;
+    const Texts texts{bounds, ranges("own", own, count, rows), ranges("seen", seen, count, rows),
+                      count};
     const int workers = checked_threads(threads);
     const Heads shape{heads, key_heads, queries.columns / heads};
     const py::gil_scoped_release release;
-    attend(queries, keys, values, texts, shape, scale, {causal, window}, to, workers);
+    attend(queries, {kept, keys}, {kept_values, values}, texts, shape, scale, {causal, window}, to,
+           workers);
 }
 
 // The builds that were compiled and that this CPU and system can run, best first.
@@ -403,12 +410,15 @@ PYBIND11_MODULE(HYBRIDREC_MODULE, m) {
           "ridge"_a.noconvert(), py::kw_only(), "alpha"_a, "target"_a, "x"_a.noconvert(), "steps"_a,
           "relaxation"_a, "threads"_a);
     m.def("attend", &py_attend, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
-          "asks"_a.noconvert(), "own"_a.noconvert(), "seen"_a.noconvert(), py::kw_only(), "heads"_a,
-          "key_heads"_a, "scale"_a, "causal"_a, "window"_a, "out"_a.noconvert(), "threads"_a);
+          "kept_k"_a.noconvert(), "kept_v"_a.noconvert(), "asks"_a.noconvert(), "own"_a.noconvert(),
+          "seen"_a.noconvert(), py::kw_only(), "heads"_a, "key_heads"_a, "scale"_a, "causal"_a,
+          "window"_a, "out"_a.noconvert(), "threads"_a);
     m.attr("has_linear8") = Int8::runs();
     m.attr("has_linear16") = BFloat16::runs();
+    m.attr("has_linear32") = Float32::runs();
     add_linear<Int8>(m, "Linear8");
     add_linear<BFloat16>(m, "Linear16");
+    add_linear<Float32>(m, "Linear32");
     // Local: every build has classes of its own.
     py::class_<Catalogue>(m, "Catalogue", py::module_local())
         .def(py::init(&py_catalogue), "items"_a.noconvert(), py::kw_only(), "threads"_a)

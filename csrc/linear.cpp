@@ -149,6 +149,34 @@ void tile(const Product<BFloat16>& p) {
     });
 }
 
+void encode(const float* x, int64_t n, float* codes, float*, int32_t*) { copy(x, codes, n); }
+
+template <int64_t R>
+void tile(const Product<Float32>& p) {
+    Vec acc[R][kVecs];
+    unrolled<R>([&](auto r) __attribute__((always_inline)) {
+        unrolled<kVecs>(
+            [&](auto v) __attribute__((always_inline)) { acc[r][v] = load(p.bias + v * kWidth); });
+    });
+    for (int64_t s = 0; s < p.steps; ++s) {
+        Vec weights[kVecs];
+        unrolled<kVecs>([&](auto v) __attribute__((always_inline)) {
+            weights[v] = load(p.panel + (s * kVecs + v) * kWidth);
+        });
+        unrolled<R>([&](auto r) __attribute__((always_inline)) {
+            const Vec x = broadcast(p.codes[r * p.steps + s]);
+            unrolled<kVecs>([&](auto v)
+                                __attribute__((always_inline)) { acc[r][v] += x * weights[v]; });
+        });
+    }
+    unrolled<R>([&](auto r) __attribute__((always_inline)) {
+        unrolled<kVecs>([&](auto v) __attribute__((always_inline)) {
+            const Vec y = p.activation == Activation::kGelu ? gelu(acc[r][v]) : acc[r][v];
+            store(p.out + r * p.stride + v * kWidth, y);
+        });
+    });
+}
+
 template <class Format>
 constexpr Tile<Format> kTiles[kAtOnce] = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
 #else
@@ -177,6 +205,8 @@ void round(const float* row, int64_t n, uint16_t* codes, float*, int32_t*) {
         codes[k] = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // to even
     }
 }
+
+void round(const float* row, int64_t n, float* codes, float*, int32_t*) { copy(row, codes, n); }
 
 // row = norm(row + other)
 void add_and_norm(float* row, const float* other, int64_t n, const Norm& norm) {
@@ -223,6 +253,8 @@ bool BFloat16::runs() {
     return false;
 #endif
 }
+
+bool Float32::runs() { return Int8::runs(); }
 
 template <class Format>
 struct Coded {
@@ -322,9 +354,12 @@ void feed_forward(const Linear<Format>& first, const Linear<Format>& second, Mat
 
 template class Linear<Int8>;
 template class Linear<BFloat16>;
+template class Linear<Float32>;
 template void feed_forward(const Linear<Int8>&, const Linear<Int8>&, Matrix<const float>,
                            const Norm&, Matrix<float>, int);
 template void feed_forward(const Linear<BFloat16>&, const Linear<BFloat16>&, Matrix<const float>,
+                           const Norm&, Matrix<float>, int);
+template void feed_forward(const Linear<Float32>&, const Linear<Float32>&, Matrix<const float>,
                            const Norm&, Matrix<float>, int);
 
 }  // namespace hybridrec

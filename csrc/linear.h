@@ -1,4 +1,5 @@
-// A linear layer of a network in fewer bits, where the CPU multiplies them.
+// A linear layer of a network in a format that the CPU multiplies, and what may follow it in one
+// pass.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,15 @@ struct BFloat16 {
     using Weight = uint16_t;
     using Code = uint16_t;
     static constexpr int64_t kStep = 2;
+
+    static bool runs();
+};
+
+// float32, where the registers are many enough for a tile.
+struct Float32 {
+    using Weight = float;
+    using Code = float;
+    static constexpr int64_t kStep = 1;
 
     static bool runs();
 };

@@ -16,8 +16,8 @@ every_build = pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS.keys(
 LOW = [
     pytest.param(build, kind, id=f"{name}-{kind}")
     for name, build in BUILDS.items()
-    for kind, runs in (("Linear8", build.has_linear8), ("Linear16", build.has_linear16))
-    if runs
+    for kind in ("Linear8", "Linear16", "Linear32")
+    if getattr(build, f"has_{kind.lower()}")
 ]
 # Empty where the CPU has neither: pytest then skips, and says so.
 every_low = pytest.mark.parametrize(("build", "kind"), LOW)
@@ -59,7 +59,12 @@ def in_bfloat16(x, weight, bias):
     return x @ weight.T + bias, 1e-6 * (np.abs(x) @ np.abs(weight).T)
 
 
-SLOW = {"Linear8": in_8_bits, "Linear16": in_bfloat16}
+def in_float32(x, weight, bias):
+    x, weight = x.astype(float), weight.astype(float)
+    return x @ weight.T + bias, 1e-6 * (np.abs(x) @ np.abs(weight).T)
+
+
+SLOW = {"Linear8": in_8_bits, "Linear16": in_bfloat16, "Linear32": in_float32}
 
 
 @every_low
@@ -173,7 +178,7 @@ def test_gelu_is_the_exact_one(build, kind):
 
 
 @every_build
-@pytest.mark.parametrize("kind", ["Linear8", "Linear16"])
+@pytest.mark.parametrize("kind", ["Linear8", "Linear16", "Linear32"])
 def test_a_layer_is_refused_where_it_cannot_be(build, kind):
     weight = np.ones((3, 4), np.float32)
     layer = getattr(build, kind)
@@ -250,7 +255,7 @@ def test_attention_is_that_of_each_text_alone(build, seed, heads, width, causal,
     scale = 1 / np.sqrt(width)
     out = np.full_like(q, np.nan)
     build.attend(
-        q, k, v, asks, own, seen,
+        q, k, v, k[:0], v[:0], asks, own, seen,
         heads=heads[0], key_heads=heads[1], scale=scale, causal=causal, window=window, out=out,
         threads=2,
     )  # fmt: skip
@@ -270,12 +275,13 @@ def test_attention_over_keys_that_were_kept(build):
     k, v = rng.standard_normal((2, 39, 64)).astype(np.float32)
     shape = {"heads": 2, "key_heads": 2, "scale": 0.2, "causal": True, "window": 0}
     out = np.zeros_like(q)
-    build.attend(q, k, v, asks, own, seen, out=out, threads=1, **shape)
+    split = k[30:], v[30:], k[:30], v[:30]
+    build.attend(q, *split, asks, own, seen, out=out, threads=1, **shape)
     wanted = attention(q, k, v, asks, own, seen, 2, 2, 0.2, True)
     np.testing.assert_allclose(out, wanted, rtol=2e-4, atol=2e-5)
     for threads in THREADS[1:]:
         again = np.zeros_like(q)
-        build.attend(q, k, v, asks, own, seen, out=again, threads=threads, **shape)
+        build.attend(q, *split, asks, own, seen, out=again, threads=threads, **shape)
         assert again.tobytes() == out.tobytes()
 
 
@@ -292,6 +298,7 @@ def test_attention_over_keys_that_were_kept(build):
         ({"own": np.array([[0, 4], [4, 5]])}, "own has extent 2 on axis 0; wanted 3"),
         ({"seen": np.array([[0, 4], [4, 5], [-1, 2]])}, r"seen\[2\] is -1 to 2"),
         ({"seen": np.array([[0, 4], [4, 3], [0, 2]])}, r"seen\[1\] is 4 to 3"),
+        ({"kept_v": np.zeros((1, 8), np.float32)}, "kept_v has extent 1 on axis 0; wanted 0"),
         ({"window": -1}, "window is -1; wanted at least 0"),
     ],
 )
@@ -302,9 +309,10 @@ def test_wrong_texts_are_refused(build, change, message):
         "asks": asks, "own": np.stack([asks[:-1], asks[1:]], 1), "seen": np.zeros((3, 2), int),
         "heads": 2, "key_heads": 2, "scale": 1.0, "causal": False, "window": 0, "threads": 1,
     }  # fmt: skip
-    build.attend(rows, rows, rows, out=rows.copy(), **given_)
+    keys = {"k": rows, "v": rows, "kept_k": rows[:0], "kept_v": rows[:0]}
+    build.attend(rows, out=rows.copy(), **keys, **given_)
     with pytest.raises(ValueError, match=message):
-        build.attend(rows, rows, rows, out=rows.copy(), **{**given_, **change})
+        build.attend(rows, out=rows.copy(), **{**keys, **given_, **change})
 
 
 @every_build
@@ -312,7 +320,8 @@ def test_a_text_without_keys_gets_zeros(build):
     rows = np.ones((3, 8), np.float32)
     out = np.full_like(rows, np.nan)
     build.attend(
-        rows, rows, rows, np.array([0, 1, 3]), np.array([[0, 0], [1, 3]]), np.zeros((2, 2), int),
+        rows, rows, rows, rows[:0], rows[:0],
+        np.array([0, 1, 3]), np.array([[0, 0], [1, 3]]), np.zeros((2, 2), int),
         heads=1, key_heads=1, scale=1.0, causal=False, window=0, out=out, threads=1,
     )  # fmt: skip
     assert not out[0].any()

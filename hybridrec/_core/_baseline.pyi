@@ -123,6 +123,9 @@ has_linear8: bool
 has_linear16: bool
 """Whether this build and CPU multiply bfloat16."""
 
+has_linear32: bool
+"""Whether this build has :class:`Linear32`."""
+
 class Linear8:
     """A linear layer in 8-bit integers, weights rounded once and inputs row by row."""
 
@@ -174,7 +177,31 @@ class Linear16:
     ) -> None:
         """See :meth:`Linear8.apply_norm`."""
 
-Linear = TypeVar("Linear", Linear8, Linear16)
+class Linear32:
+    """The same in float32."""
+
+    def __init__(self, weight: NDArray[np.float32], bias: NDArray[np.float32] | None) -> None:
+        """See :class:`Linear8`. ValueError without AVX-512."""
+
+    def apply(
+        self, x: NDArray[np.float32], *, out: NDArray[np.float32], gelu: bool, threads: int
+    ) -> None:
+        """See :meth:`Linear8.apply`."""
+
+    def apply_norm(
+        self,
+        x: NDArray[np.float32],
+        residual: NDArray[np.float32],
+        gain: NDArray[np.float32],
+        shift: NDArray[np.float32],
+        *,
+        epsilon: float,
+        out: NDArray[np.float32],
+        threads: int,
+    ) -> None:
+        """See :meth:`Linear8.apply_norm`."""
+
+Linear = TypeVar("Linear", Linear8, Linear16, Linear32)
 
 def feed_forward(
     first: Linear,
@@ -193,6 +220,8 @@ def attend(
     q: NDArray[np.float32],
     k: NDArray[np.float32],
     v: NDArray[np.float32],
+    kept_k: NDArray[np.float32],
+    kept_v: NDArray[np.float32],
     asks: NDArray[np.int64],
     own: NDArray[np.int64],
     seen: NDArray[np.int64],
@@ -207,7 +236,8 @@ def attend(
 ) -> None:
     """Softmax attention of S texts, each over its own keys and those of a prefix.
 
-    ``q`` and ``out`` are (T, heads * D), ``k`` and ``v`` (J, key_heads * D). Text s asks with rows
+    ``q`` and ``out`` are (T, heads * D), ``k`` and ``v`` (J, key_heads * D), what was kept of an
+    earlier call (P, key_heads * D) and counts as the first P keys. Text s asks with rows
     ``asks[s]:asks[s + 1]`` and looks at the key rows of ``seen[s]``, then ``own[s]`` (start, stop);
     the last of its rows stands at the last of these. Causally, a row does not look behind itself;
     with a ``window``, only at places less than that away (0: no window).

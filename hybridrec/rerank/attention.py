@@ -65,8 +65,13 @@ class Layout:
         """The states of the prefix of each block that the pack has tokens of, after the pass."""
         return [tuple(layers) or None for layers in self._taken]
 
-    def whole(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's (J, key heads, width) keys and values: the kept ones, then the pack's own."""
+    def kept(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The next layer's (P, key heads, width) keys and values of all kept prefixes.
+
+        Args:
+            key: (J, key heads, width) of the pack's own tokens, and so ``value``.
+            value: see ``key``.
+        """
         if self._keep:
             start = 0
             for block, layers in zip(self.pack.blocks, self._taken, strict=True):
@@ -74,12 +79,11 @@ class Layout:
                     stop = start + block.prefix
                     layers.append((key[start:stop].clone(), value[start:stop].clone()))
                 start += block.tokens
-        if self._kept:
-            layer = [states[self._layer] for states in self._kept]
-            key = torch.cat([*(k for k, _ in layer), key])
-            value = torch.cat([*(v for _, v in layer), value])
+        layer = [states[self._layer] for states in self._kept] or [(key[:0], value[:0])]
         self._layer += 1
-        return key, value
+        if len(layer) == 1:
+            return layer[0]
+        return torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])
 
     def masks(self, window: int) -> list[Tensor | None]:
         """What each part of the pack sees: an additive mask (n, L), None where it sees all.
@@ -164,36 +168,44 @@ def shared_prefix_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return output, None
-    rows = [x[0].transpose(0, 1).float() for x in (query, key, value)]
-    keys, values = layout.whole(rows[1], rows[2])
+    states = [x[0].transpose(0, 1).float() for x in (query, key, value)]
+    states += layout.kept(states[1], states[2])
     window = sliding_window or 0
     learning = torch.is_grad_enabled() and query.requires_grad
     if query.device.type == "cpu" and softcap is None and not learning:
-        return _compiled(layout, rows[0], keys, values, scaling, window)[None], None
+        return _compiled(layout, states, scaling, window)[None], None
     with torch.autocast(query.device.type, enabled=False):
-        return _in_torch(layout, rows[0], keys, values, scaling, window, softcap), None
+        return _in_torch(layout, states, scaling, window, softcap), None
 
 
-def _compiled(
-    layout: Layout, query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int
-) -> Tensor:
-    """(T, heads, width) by the compiled core, without gradient."""
-    out = torch.empty(query.shape)
-    q, k, v, to = (x.detach().flatten(1).contiguous().numpy() for x in (query, keys, values, out))
+def _compiled(layout: Layout, states: list[Tensor], scale: float, window: int) -> Tensor:
+    """(T, heads, width) by the compiled core, without gradient.
+
+    Args:
+        layout: where the texts stand.
+        states: queries (T, heads, width), keys and values (T, key heads, width), and those of the
+            kept prefixes (P, key heads, width).
+        scale: factor of the scores.
+        window: see :meth:`Layout.masks`; 0 is none.
+    """
+    out = torch.empty(states[0].shape)
+    arrays = [x.detach().flatten(1).contiguous().numpy() for x in (*states, out)]
     pack = layout.pack
     _core.attend(
-        q, k, v, pack.asks, pack.own, pack.seen,
-        heads=query.shape[1], key_heads=keys.shape[1], scale=scale, causal=layout.causal,
-        window=window, out=to, threads=torch.get_num_threads(),
+        *arrays[:5], pack.asks, pack.own, pack.seen,
+        heads=states[0].shape[1], key_heads=states[1].shape[1], scale=scale, causal=layout.causal,
+        window=window, out=arrays[5], threads=torch.get_num_threads(),
     )  # fmt: skip
     return out
 
 
 def _in_torch(
-    layout: Layout, query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int,
-    softcap: float | None,
-) -> Tensor:  # fmt: skip
+    layout: Layout, states: list[Tensor], scale: float, window: int, softcap: float | None
+) -> Tensor:
     """(1, T, heads, width) by torch, block by block, on any device and with gradient."""
+    query, keys, values, kept_keys, kept_values = states
+    if len(kept_keys):
+        keys, values = torch.cat([kept_keys, keys]), torch.cat([kept_values, values])
     # Parts come from split, never from slices: the gradient of a split is one concatenation, that
     # of a slice is a zero tensor as large as the pack, for each slice.
     blocks = layout.pack.blocks

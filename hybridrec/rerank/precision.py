@@ -1,4 +1,4 @@
-"""Fewer bits for the matrix products of scoring: copies of a model that share what stays float32.
+"""Models for scoring: copies that multiply in fewer bits or passes, and share what stays as it is.
 
 What is small and tells candidates apart (norms, attention, embeddings, the head) stays in float32.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Low = type[_core.Linear8] | type[_core.Linear16]
+    Low = type[_core.Linear8] | type[_core.Linear16] | type[_core.Linear32]
 
 LEAST = 64
 """Inputs and outputs from which on a layer is worth fewer bits: below, it costs nothing anyway."""
@@ -47,6 +47,16 @@ def in_bf16(model: Any) -> Any:
     if model.device.type == "cpu" and _core.has_linear16:
         return _compiled(model, _core.Linear16)
     return _with(model, {}, TorchLinear16)
+
+
+def in_fp32(model: Any) -> Any:
+    """A copy of ``model`` whose fused parts take one pass each; itself where there are none.
+
+    A copy holds the weights of these parts once more, in the order in which they are read.
+    """
+    if model.device.type == "cpu" and _core.has_linear32:
+        return _compiled(model, _core.Linear32)
+    return model
 
 
 class LowLinear(nn.Module):
@@ -163,6 +173,8 @@ def _compiled(model: Any, low: Low) -> Any:
         if _ends_a_part(output) and isinstance(act, GELUActivation | nn.GELU):
             replaced[id(widening)] = nn.Identity()
             replaced[id(output)] = FeedForward(widening.dense, output, low)
+    if low is _core.Linear32:  # Alone a layer is torch's: nothing is gained by another.
+        return _with(model, replaced, None) if replaced else model
     return _with(model, replaced, lambda linear: LowLinear(linear, low))
 
 
@@ -176,13 +188,15 @@ def _ends_a_part(module: Any) -> bool:
     )
 
 
-def _with(model: Any, replaced: dict[int, Any], make: Callable[[nn.Linear], nn.Module]) -> Any:
-    """A copy of ``model`` with modules replaced by id, and every other large layer by ``make``."""
+def _with(
+    model: Any, replaced: dict[int, Any], make: Callable[[nn.Linear], nn.Module] | None
+) -> Any:
+    """A copy of ``model``, modules replaced by id, and other large layers by ``make`` if given."""
     pooler = getattr(model.base_model, "pooler", None)
     kept = set() if pooler is None else {id(module) for module in pooler.modules()}
     for module in model.base_model.modules():
         wide = type(module) is nn.Linear and min(module.weight.shape) >= LEAST
-        if wide and id(module) not in replaced and id(module) not in kept:
+        if make and wide and id(module) not in replaced and id(module) not in kept:
             replaced[id(module)] = make(module)
     # What the copy finds in its memo it takes for copied already. Weights that stay are shared.
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}

@@ -61,6 +61,24 @@ def test_fewer_bits_are_near_the_original_and_leave_it_alone(model, make, kind):
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
 
 
+@pytest.mark.skipif(not _core.has_linear32, reason="no fused float32 here")
+def test_fused_float32_is_the_original_to_its_rounding(model):
+    wanted = hidden(model)
+    fused = precision.in_fp32(model)
+    assert apart(hidden(fused), wanted) < 1e-6
+    kinds = [type(module) for module in fused.modules()]
+    assert kinds.count(precision.NormedLinear) == kinds.count(precision.FeedForward) == 2
+    # What is not fused is not copied: query, key and value.
+    assert kinds.count(precision.LowLinear) == 0
+    layers = [model.base_model.encoder.layer[0], fused.base_model.encoder.layer[0]]
+    assert layers[0].attention.self.query.weight is layers[1].attention.self.query.weight
+
+
+def test_float32_is_the_model_itself_where_nothing_is_fused(model, monkeypatch):
+    monkeypatch.setattr(_core, "has_linear32", False)
+    assert precision.in_fp32(model) is model
+
+
 def test_bfloat16_by_torch_where_the_core_cannot(model, monkeypatch):
     wanted = hidden(model)
     monkeypatch.setattr(_core, "has_linear16", False)

@@ -165,8 +165,8 @@ def test_kept_prompts_change_nothing(monkeypatch, budget, compiled):
             assert len(cache) == 6
 
 
-def in_torch(layout, query, keys, values, scale, window):
-    return attention._in_torch(layout, query, keys, values, scale, window, None)[0]
+def in_torch(layout, states, scale, window):
+    return attention._in_torch(layout, states, scale, window, None)[0]
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -182,9 +182,8 @@ def test_the_compiled_attention_is_the_one_in_torch(causal, window, kept):
     states = torch.from_numpy(rng.standard_normal((3, len(laid.tokens), 4, 8))).float()
     more = int(prompts.lengths[known].sum())
     before = torch.from_numpy(rng.standard_normal((2, more, 4, 8))).float()
-    keys, values = (torch.cat(pair)[:, ::2] for pair in zip(before, states[1:], strict=True))
+    states = [states[0], *states[1:, :, ::2], *before[:, :, ::2]]
     found, wanted = (
-        attend(layout, states[0], keys, values, 0.3, window)
-        for attend in (attention._compiled, in_torch)
+        attend(layout, states, 0.3, window) for attend in (attention._compiled, in_torch)
     )
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
