@@ -189,12 +189,14 @@ def _compiled(layout: Layout, states: list[Tensor], scale: float, window: int) -
         window: see :meth:`Layout.masks`; 0 is none.
     """
     out = torch.empty(states[0].shape)
-    arrays = [x.detach().flatten(1).contiguous().numpy() for x in (*states, out)]
+    q, k, v, kept_k, kept_v, to = (
+        x.detach().flatten(1).contiguous().numpy() for x in (*states, out)
+    )
     pack = layout.pack
     _core.attend(
-        *arrays[:5], pack.asks, pack.own, pack.seen,
+        q, k, v, kept_k, kept_v, pack.asks, pack.own, pack.seen,
         heads=states[0].shape[1], key_heads=states[1].shape[1], scale=scale, causal=layout.causal,
-        window=window, out=arrays[5], threads=torch.get_num_threads(),
+        window=window, out=to, threads=torch.get_num_threads(),
     )  # fmt: skip
     return out
 
