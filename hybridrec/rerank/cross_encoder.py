@@ -148,9 +148,17 @@ class CrossEncoder:
         network, table = self._network(), self._catalogue()
         context = self._network().context(queries.context)
         prompts = self._prompts(queries, context)
+
+        def tokens(rows: NDArray[np.int64], lists: Items) -> NDArray[np.int64]:
+            read = prompts.lengths[rows]
+            if network.mask == "full":
+                read = read * (lists >= 0).sum(axis=1)
+            own = np.where(lists >= 0, table.rows.lengths[lists], 0).sum(axis=1)
+            return np.asarray(read + own, dtype=np.int64)
+
         draws = Draws(
-            items, wanted, queries.histories,
-            history=self.config.history, tuning=self.config.finetuning, seed=self.config.seed,
+            items, wanted, queries.histories, history=self.config.history,
+            tuning=self.config.finetuning, seed=self.config.seed, tokens=tokens,
         )  # fmt: skip
 
         def score_lists(rows: NDArray[np.int64], lists: Items, histories: Ragged | None) -> Tensor:

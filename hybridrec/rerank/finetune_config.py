@@ -32,7 +32,7 @@ class FineTuning:
             which stays in the model.
         rank: of "lora" and "adalora"; width of an "adapter".
         epochs: passes over the examples.
-        batch_size: lists of a forward pass.
+        batch_size: lists of a batch; long ones are read in parts, so memory stays bounded.
         accumulation: batches of an optimiser step.
         optimizer: "adamw" or "sgd", which has a momentum of 0.9.
         learning_rate: its peak, for encoders of MiniLM's size tuned in full; linear warm-up and

@@ -15,7 +15,7 @@ from hybridrec.checks import InputError
 from hybridrec.ragged import Ragged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from hybridrec.ragged import Items, Scores
     from hybridrec.rerank.finetune_config import FineTuning
@@ -33,6 +33,7 @@ class Draws:
         history: newest events of a history that count.
         tuning: negatives, recall share, and what is done to histories.
         seed: of all draws.
+        tokens: (rows (b,), lists (b, n)) -> (b,) tokens that a forward pass reads.
 
     Attributes:
         epoch: from 0; whoever draws sets it.
@@ -47,6 +48,7 @@ class Draws:
         history: int,
         tuning: FineTuning,
         seed: int,
+        tokens: Callable[[NDArray[np.int64], Items], NDArray[np.int64]],
     ) -> None:
         self.items = items
         self.targets = targets
@@ -55,6 +57,7 @@ class Draws:
         self._history = history
         self._tuning = tuning
         self._seed = seed
+        self._tokens = tokens
 
     def __len__(self) -> int:
         return len(self.items)
@@ -90,6 +93,29 @@ class Draws:
             "labels": soft_labels(np.array(places), tuning.recall_share),
             "histories": Ragged.from_rows(histories) if histories else None,
         }
+
+    def parts(self, batch: dict[str, Any], most: int) -> list[dict[str, Any]]:
+        """A batch in parts of at most ``most`` tokens, one list at least, in its order.
+
+        Each has a ``share``, that of the batch's lists which it holds.
+        """
+        tokens = self._tokens(batch["rows"], batch["lists"])
+        starts, held = [0], 0
+        for i, n in enumerate(tokens.tolist()):
+            held += n
+            if held > most and i > starts[-1]:
+                starts.append(i)
+                held = n
+        found = []
+        for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+            part: dict[str, Any] = {"share": (stop - start) / len(tokens)}
+            for name in ("rows", "lists", "labels"):
+                part[name] = batch[name][start:stop]
+            histories = batch["histories"]
+            rows = np.arange(start, stop)
+            part["histories"] = None if histories is None else histories.select(rows)
+            found.append(part)
+        return found
 
 
 def check_targets(items: Items, targets: NDArray[Any]) -> Items:

@@ -75,7 +75,8 @@ def test_weight_decay_spares_biases_and_norms_and_the_head_is_faster(tiny_model)
     tuning = Tuning(model, config, ("classifier.",), 10)
     queries, candidates, targets = colour_work(4, 0)
     draws = Draws(
-        candidates.items, targets, queries.histories, history=4, tuning=config, seed=0
+        candidates.items, targets, queries.histories,
+        history=4, tuning=config, seed=0, tokens=None,
     )  # fmt: skip
     trainer = ListTrainer(
         Lists(model, None, "listwise"), draws, tuning, Progress(tuning, config, None),
@@ -212,7 +213,10 @@ def test_draws_follow_from_seed_epoch_and_row_alone():
 
     def draws(seed=0, **settings):
         tuning = FineTuning(negatives=2, drop=0.5, **settings)
-        return Draws(candidates.items, targets, histories, history=6, tuning=tuning, seed=seed)
+        return Draws(
+            candidates.items, targets, histories,
+            history=6, tuning=tuning, seed=seed, tokens=lambda rows, lists: 10 * (rows + 1),
+        )  # fmt: skip
 
     whole, parts = draws(), draws()
     together = whole.batch([3, 4, 5])
@@ -232,9 +236,44 @@ def test_draws_follow_from_seed_epoch_and_row_alone():
     assert list(whole) != first
     assert not np.array_equal(whole.batch([3, 4, 5])["lists"], together["lists"])
     assert list(draws(seed=1)) != first
-    tuning = FineTuning(negatives=2)
-    plain = Draws(candidates.items, targets, histories, history=6, tuning=tuning, seed=0)
-    assert plain.batch([0])["histories"] is None
+
+
+def test_parts_hold_at_most_so_many_tokens():
+    _, candidates, targets = colour_work(9, 0)
+    histories = Ragged.from_rows([np.arange(9)] * 9)
+    for drop in (0.0, 0.5):
+        draws = Draws(
+            candidates.items, targets, histories, history=6, seed=0,
+            tuning=FineTuning(drop=drop), tokens=lambda rows, lists: 10 * (rows + 1),
+        )  # fmt: skip
+        batch = draws.batch([0, 1, 2, 8, 3])
+        parts = draws.parts(batch, 60)
+        assert [part["rows"].tolist() for part in parts] == [[0, 1, 2], [8], [3]]
+        assert [part["share"] for part in parts] == [0.6, 0.2, 0.2]
+        for name in ("lists", "labels"):
+            joined = np.concatenate([part[name] for part in parts])
+            np.testing.assert_array_equal(joined, batch[name])
+        assert (batch["histories"] is None) == (not drop)
+        if drop:
+            rows = np.concatenate([part["histories"].items for part in parts])
+            np.testing.assert_array_equal(rows, batch["histories"].items)
+        assert len(draws.parts(batch, 1000)) == 1
+
+
+def test_parts_of_a_batch_add_up_to_it(tiny_model, monkeypatch):
+    from hybridrec.rerank import trainer
+
+    settings = {"optimizer": "sgd", "dropout": 0.0, "epochs": 2, "adversarial": 0.1}
+    one, log = tuned(tiny_model, 20, **settings)
+    monkeypatch.setitem(trainer.FORWARD_TOKENS, "cpu", 50)
+    two, other = tuned(tiny_model, 20, **settings)
+    assert log.steps == other.steps == 6
+    assert (
+        distance(weights(one), weights(two))
+        < 1e-5
+        < distance(weights(one), weights(encoder(tiny_model)))
+    )
+    np.testing.assert_allclose(log.losses, other.losses, rtol=1e-4)
 
 
 def test_trackers_hear_of_losses_and_figures(tiny_model, monkeypatch):
