@@ -124,3 +124,8 @@ class FineTuning:
         ):
             raise InputTypeError(f"report_to is {self.report_to!r}; wanted names of trackers")
         object.__setattr__(self, "report_to", tuple(named))
+        if "tensorboard" in self.report_to and self.checkpoints is None:
+            raise InputError(
+                "report_to names 'tensorboard', whose files would be gone in the end; wanted "
+                "checkpoints= beside it, the folder where they go"
+            )

@@ -49,6 +49,7 @@ def test_it_is_json_alone_and_inside_the_cross_encoder():
         ({"average": "swa"}, "average is 'swa'"),
         ({"checkpoints": 3}, "checkpoints is 3"),
         ({"report_to": [1]}, r"report_to is \[1\]"),
+        ({"report_to": "tensorboard"}, "report_to names 'tensorboard'.*wanted checkpoints="),
         ({"rate": 1}, "FineTuning has no setting 'rate'"),
     ],
 )
