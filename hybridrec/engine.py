@@ -36,6 +36,7 @@ from hybridrec.persistence import (
     write_model,
 )
 from hybridrec.recall.blend import Blend
+from hybridrec.rerank.vectors import source_for
 from hybridrec.state import python_number
 from hybridrec.training import Training, TrainingReport, train
 
@@ -412,7 +413,7 @@ def _answer(
 
 
 def _stages(recallers: Any, reranker: Any, fusion: Any) -> list[Recaller]:
-    """The recallers as a list; refuses stages that are none, or that share a name."""
+    """The recallers as a list; refuses stages that are none, share a name or lack vectors."""
     if not isinstance(recallers, Sequence):
         raise InputTypeError(
             f"recallers is {type(recallers).__name__}; wanted a list such as [hybridrec.ALS()]"
@@ -435,6 +436,7 @@ def _stages(recallers: Any, reranker: Any, fusion: Any) -> list[Recaller]:
             f"recallers and reranker are named {names}; wanted a name of its own for each: pass "
             "name= to those of the same kind"
         )
+    source_for(reranker, recallers)
     return list(recallers)
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from hybridrec.candidates import Candidates
 from hybridrec.checks import InputError
 from hybridrec.evaluation.protocol import StageList
+from hybridrec.protocols import HasItemVectors
 from hybridrec.ragged import Ragged
 from hybridrec.recall.exact_index import top_k
 from hybridrec.recall.text_encoder import unit_rows
+from hybridrec.rerank.vectors import give_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -73,15 +75,6 @@ class Reranker(Protocol):
         """Write the fitted state as plain files."""
 
 
-@runtime_checkable
-class HasItemVectors(Protocol):
-    """A recaller whose items are vectors."""
-
-    @property
-    def item_vectors(self) -> Scores:
-        """(I, d) float32; zeros for an item that nothing is known of."""
-
-
 @dataclass(eq=False)
 class Pipeline:
     """Everything that turns queries into a ranked list.
@@ -103,6 +96,10 @@ class Pipeline:
     fusion_with_reranker: LinearFusion | None
     depth: int
     rerank_depth: int
+
+    def __post_init__(self) -> None:
+        """Whatever vectors the reranker reads are those of this pipeline's recallers."""
+        give_vectors(self.reranker, self.blend.recallers)
 
     def rank(self, queries: Queries, depth: int | None = None) -> Candidates:
         """The final order of ``depth`` candidates (default: its own depth).

@@ -86,6 +86,39 @@ class Recaller(Scorer, Protocol):
 
 
 @runtime_checkable
+class HasItemVectors(Protocol):
+    """A recaller whose items are vectors."""
+
+    @property
+    def item_vectors(self) -> Scores:
+        """(I, d) float32; zeros for an item that nothing is known of."""
+
+
+@runtime_checkable
+class VectorSource(HasItemVectors, Protocol):
+    """A recaller that knows a vector of whoever asks, too."""
+
+    def user_vectors(self, queries: Queries) -> Scores:
+        """(B, d) float32 by the histories; zeros where they tell nothing."""
+
+
+@runtime_checkable
+class ReadsVectors(Protocol):
+    """A reranker that can read a recaller's vectors beside texts."""
+
+    @property
+    def vectors_from(self) -> str:
+        """The name of the recaller; empty for none."""
+
+    def use_vectors(self, source: VectorSource) -> Self:
+        """Read the vectors of ``source``, which is fitted, from now on.
+
+        The pipeline calls this whenever its recallers are others: with those of fit A before the
+        fine-tuning, with those that serve after it, after loading, and when items were added.
+        """
+
+
+@runtime_checkable
 class VectorIndex(Protocol):
     """Maximum inner-product search over item vectors."""
 

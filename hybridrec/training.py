@@ -28,6 +28,7 @@ from hybridrec.pipeline import Pipeline
 from hybridrec.ragged import Ragged
 from hybridrec.recall.blend import Blend
 from hybridrec.recall.popularity import Popularity
+from hybridrec.rerank.vectors import give_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,6 +183,7 @@ def _finetuned(
             "Dataset.from_frame(..., items=, item_text=), or leave the reranker out"
         )
     reranker = reranker.untuned().prepare(data.texts)
+    give_vectors(reranker, blend.recallers)
     generator = np.random.default_rng(settings.seed)
     depth, most = settings.rerank_depth, settings.reranker_examples
     lists = learning_lists("reranker", plan.reranker, most, blend, data, depth, report, generator)

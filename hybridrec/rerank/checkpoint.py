@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import logging
 import struct
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from hybridrec.rerank.family import Family
 
 __all__ = ["MARK", "Checkpoint", "load_checkpoint"]
+
+_log = logging.getLogger("hybridrec")
 
 MARK = "hybridrec_mask"
 """Entry of the checkpoint's config.json: the mask that its weights were fine-tuned with."""
@@ -51,6 +54,7 @@ def load_checkpoint(source: str, config: CrossEncoderConfig) -> Checkpoint:
     require_extra("torch", "llm")
     transformers = require_extra("transformers", "llm")
     from hybridrec.rerank.adapters import load_adapters
+    from hybridrec.rerank.soft_tokens import drop_soft_tokens, load_soft_tokens
 
     with _refusals(source), quietly(transformers):
         found = _gguf(source)
@@ -61,6 +65,12 @@ def load_checkpoint(source: str, config: CrossEncoderConfig) -> Checkpoint:
         )
         model = _model(source, settings, family, config, found)
         load_adapters(model, source)
+        load_soft_tokens(model, source)
+    if not config.soft_tokens and drop_soft_tokens(model):
+        _log.warning(
+            "cross-encoder: %s was fine-tuned with soft tokens, which are left out: pass "
+            "soft_tokens='als', or the name of another recaller with vectors", source,
+        )  # fmt: skip
     if config.head == "yes_no":
         from hybridrec.rerank.family import YES_NO
         from hybridrec.rerank.framing import word_ids
@@ -87,9 +97,7 @@ def _family(source: str, settings: Any, config: CrossEncoderConfig) -> Family:
 
 
 def _log_unpackable(source: str, family: Family) -> None:
-    import logging
-
-    logging.getLogger("hybridrec").warning(
+    _log.warning(
         "cross-encoder: the attention of %s (%r) cannot be packed; it is scored pair by pair",
         source, family.model_type,
     )  # fmt: skip

@@ -31,6 +31,9 @@ class CrossEncoderConfig:
         mask: "one_way" reads the prompt once for all candidates, which a causal model does anyway
             and an encoder has to be fine-tuned for; "full" is the usual cross-encoder, pair by pair
             and far slower; "auto" is "full" for an encoder that brings a head trained that way.
+        soft_tokens: the name of a recaller with vectors, such as "als": prompt and candidates then
+            carry what it knows of user and item; see :meth:`CrossEncoder.use_vectors`. Empty leaves
+            it out.
         unpackable: what to do with an encoder whose attention cannot share a prompt: "refuse", or
             "pairs" to score it pair by pair.
         finetuning: how it learns; a mapping of its settings will do.
@@ -52,6 +55,7 @@ class CrossEncoderConfig:
     no: str = "no"
     template: str = ""
     mask: str = "auto"
+    soft_tokens: str = ""
     unpackable: str = "refuse"
     finetuning: FineTuning = field(default_factory=FineTuning)
     device: str = "auto"
@@ -75,8 +79,9 @@ class CrossEncoderConfig:
         one_of("head", self.head, ("classification", "yes_no"))
         one_of("mask", self.mask, ("auto", "one_way", "full"))
         one_of("unpackable", self.unpackable, ("refuse", "pairs"))
-        if not isinstance(self.template, str):
-            raise InputTypeError(f"template is {self.template!r}; wanted a string")
+        for name in ("template", "soft_tokens"):
+            if not isinstance(getattr(self, name), str):
+                raise InputTypeError(f"{name} is {getattr(self, name)!r}; wanted a string")
         if self.template:
             Template.parsed(self.template)
         one_of("device", self.device, ("auto", "cpu", "cuda"))

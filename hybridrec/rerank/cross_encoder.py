@@ -15,6 +15,7 @@ from hybridrec.rerank.network import Network
 from hybridrec.rerank.prefix_cache import PrefixCache
 from hybridrec.rerank.prompt import TokenTable, prefixes
 from hybridrec.rerank.sampling import Draws, check_targets, mean_ndcg
+from hybridrec.rerank.vectors import Vectors
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from hybridrec.candidates import Candidates, Queries
     from hybridrec.deadline import Deadline
+    from hybridrec.protocols import VectorSource
     from hybridrec.ragged import Items, Scores
     from hybridrec.rerank.finetune import TrainingLog
 
@@ -65,6 +67,7 @@ class CrossEncoder:
         self.config = config_from_json(CrossEncoderConfig, {"model": str(model), **settings})
         self._loaded: Network | None = None
         self._table: TokenTable | None = None
+        self._source: VectorSource | None = None
         self._warned = False
 
     @property
@@ -93,7 +96,39 @@ class CrossEncoder:
         """
         fresh = type(self)(**config_to_json(self.config))
         fresh._table = self._table
+        fresh._source = self._source
         return fresh
+
+    @property
+    def vectors_from(self) -> str:
+        """The name of the recaller whose vectors are read; empty for none."""
+        return self.config.soft_tokens
+
+    def use_vectors(self, source: VectorSource) -> Self:
+        """Read what ``source`` knows of users and items beside their texts.
+
+        A projected vector is added to a token of the prompt, the user's, and to the first of each
+        candidate, the item's; an item that the source knows nothing of gets a learnt [COLD]. At
+        first that changes no score: :meth:`finetune` opens the gates. The vectors stay with their
+        source, which a recommender passes on by itself; after :meth:`load_files` call this again.
+
+        Args:
+            source: a fitted recaller of the same catalogue, such as :class:`~hybridrec.ALS`. It may
+                be fitted to more later on, if that keeps its axes, as ``refit`` does.
+
+        Raises:
+            InputError: ``soft_tokens`` is empty, or the vectors are not as wide as those that the
+                weights were fine-tuned with.
+        """
+        if not self.vectors_from:
+            raise InputError(
+                "soft_tokens is '', so no vectors are read: pass soft_tokens='als', or the name of "
+                "whatever recaller has them, when making the cross-encoder"
+            )
+        if self._loaded is not None:
+            self._loaded.read_vectors(source.item_vectors.shape[1])
+        self._source = source
+        return self
 
     def prepare(self, texts: Sequence[str]) -> Self:
         """Tokenise the catalogue: text i belongs to item code i.
@@ -147,7 +182,7 @@ class CrossEncoder:
         evaluate = None if held_out is None else self._evaluation(*held_out)
         network, table = self._network(), self._catalogue()
         context = self._network().context(queries.context)
-        prompts = self._prompts(queries, context)
+        prompts, vectors = self._prompts(queries, context), self._vectors(queries)
 
         def tokens(rows: NDArray[np.int64], lists: Items) -> NDArray[np.int64]:
             read = prompts.lengths[rows]
@@ -162,15 +197,18 @@ class CrossEncoder:
         )  # fmt: skip
 
         def score_lists(rows: NDArray[np.int64], lists: Items, histories: Ragged | None) -> Tensor:
+            own = None if vectors is None else vectors.select(rows)
             if histories is None:
-                return network.trainable_scores(prompts.select(rows), lists, table)
+                return network.trainable_scores(prompts.select(rows), lists, table, own)
             given = {name: [values[row] for row in rows] for name, values in context.items()}
-            return network.trainable_scores(self._laid(histories, given)[0], lists, table)
+            return network.trainable_scores(self._laid(histories, given)[0], lists, table, own)
 
         outcome = train(
             network.model, score_lists, draws,
-            evaluate=evaluate, config=self.config, head=network.family.head,
-            told_by=(prompts.indptr, prompts.items, table.rows.indptr, table.rows.items),
+            evaluate=evaluate, config=self.config, head=network.head,
+            told_by=(
+                prompts.indptr, prompts.items, table.rows.indptr, table.rows.items, *(vectors or ())
+            ),
         )  # fmt: skip
         network.weights_changed()
         network.mark_tuned()
@@ -202,6 +240,7 @@ class CrossEncoder:
         items = self._checked(queries, items)
         self._warn_untuned()
         network, table, prompts = self._network(), self._catalogue(), self._prompts(queries)
+        vectors = self._vectors(queries)
         # Every step reads the same prompts.
         cache = network.cache if self.config.prefix_cache else PrefixCache(STEP_MEGABYTES)
         scores = np.full(items.shape, -np.inf, dtype=np.float32)
@@ -217,6 +256,7 @@ class CrossEncoder:
                 scores[part, step] = network.scores(
                     prompts.select(part), items[part, step], table,
                     users=queries.users[part], cache=cache,
+                    vectors=None if vectors is None else vectors.select(part),
                 )  # fmt: skip
             slowest = max(slowest, left - deadline.left())
         return scores
@@ -269,7 +309,9 @@ class CrossEncoder:
         self._warn_untuned()
         rows, _ = prefixes(Ragged.from_rows([[0]]), whole, 1, network.room, values)
         items = np.arange(len(table), dtype=np.int32)[None]
-        scores: Scores = network.scores(rows, items, table)[0]
+        width = network.vector_width
+        vectors = None if width is None else Vectors.unknown(1, len(table), width)
+        scores: Scores = network.scores(rows, items, table, vectors=vectors)[0]
         return scores
 
     def save_files(self, folder: Path) -> None:
@@ -344,6 +386,18 @@ class CrossEncoder:
             )  # fmt: skip
         return rows
 
+    def _vectors(self, queries: Queries) -> Vectors | None:
+        if not self.vectors_from:
+            return None
+        if self._source is None:
+            raise NotFittedError(
+                f"soft_tokens is {self.vectors_from!r} and the cross-encoder has no vectors to "
+                "read: call use_vectors(recaller) with a fitted one, or pass soft_tokens=''"
+            )
+        vectors = Vectors.of(self._source, queries)
+        self._network().read_vectors(vectors.items.shape[1])
+        return vectors
+
     def _laid(
         self, histories: Ragged, context: Mapping[str, list[list[int]]]
     ) -> tuple[Ragged, int]:
@@ -380,12 +434,14 @@ class CrossEncoder:
 
     def _score(self, queries: Queries, items: Items, *, plain: bool = False) -> Scores:
         network, table, prompts = self._network(), self._catalogue(), self._prompts(queries)
+        vectors = self._vectors(queries)
         scores = np.full(items.shape, -np.inf, dtype=np.float32)
         for start in track(range(0, len(items), QUERIES_A_PART), "reranking"):
             part = np.arange(start, min(start + QUERIES_A_PART, len(items)))
             scores[part] = network.scores(
-                prompts.select(part), items[part], table, users=queries.users[part], plain=plain
-            )
+                prompts.select(part), items[part], table, users=queries.users[part], plain=plain,
+                vectors=None if vectors is None else vectors.select(part),
+            )  # fmt: skip
         return scores
 
     def _evaluation(

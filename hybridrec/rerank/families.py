@@ -16,6 +16,8 @@ from hybridrec.rerank.family import READ, YES_NO, Family
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hybridrec.rerank.soft_tokens import Soft
+
 __all__ = ["FAMILIES", "READ", "YES_NO", "Family", "Unpackable", "family_of"]
 
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (*ENCODERS, *CAUSAL)}
@@ -40,7 +42,9 @@ class Unpackable(Family):
         """See :meth:`Family.read`; the forward itself reads."""
         return "first"
 
-    def pair_scores(self, model: Any, tokens: Tensor, types: Tensor, real: Tensor) -> Tensor:
+    def pair_scores(
+        self, model: Any, tokens: Tensor, types: Tensor, real: Tensor, soft: Soft | None = None
+    ) -> Tensor:
         """(n,) float32 scores of joined pairs (n, L); ``real`` is false on padding."""
         given = {
             "input_ids": tokens.masked_fill(~real, int(model.config.pad_token_id or 0)),
@@ -49,6 +53,8 @@ class Unpackable(Family):
         if "token_type_ids" in inspect.signature(model.forward).parameters:
             most = max(getattr(model.config, "type_vocab_size", 1), 1) - 1
             given["token_type_ids"] = types.clamp(max=most)
+        if soft is not None:
+            given = soft.into(model, given)
         with torch.autocast(tokens.device.type, enabled=False):
             scores: Tensor = model(**given).logits[:, 0].float()
         return scores

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
     from hybridrec.ragged import Items, Ragged, Scores
     from hybridrec.rerank.config import CrossEncoderConfig
+    from hybridrec.rerank.vectors import Vectors
 
 log = logging.getLogger("hybridrec")
+
+LARGE_BLOCK = 30 << 20
+"""Bytes; just below the 32 MB up to which glibc learns."""
 
 PACK_TOKENS = 4096
 """Tokens of one forward pass when scoring: activations stay near 100 MB at 1,536 wide layers."""
@@ -36,8 +40,8 @@ class Network:
     Args:
         source: a folder or a hub name.
         config: settings of the cross-encoder; of them the head, the template, the mask, the device,
-            the precision, the seed of a head that the checkpoint lacks, and the tokens of an item
-            count here.
+            the precision, the seed of a head that the checkpoint lacks, the tokens of an item and
+            whether there are soft tokens count here.
 
     Raises:
         InputError: an architecture, a head or a template that does not suit, files that cannot be
@@ -149,7 +153,33 @@ class Network:
             found[name] = [value[:limit] for value in values]
         return found
 
-    def trainable_scores(self, prompts: Ragged, items: Items, table: TokenTable) -> Tensor:
+    def read_vectors(self, width: int) -> None:
+        """Make room for vectors of this width, unless there is.
+
+        Raises:
+            InputError: the model has read vectors of another width, or can read none.
+        """
+        from hybridrec.rerank.soft_tokens import add_soft_tokens
+
+        if add_soft_tokens(self.model, width, self._config.seed):
+            self.weights_changed()
+
+    @property
+    def vector_width(self) -> int | None:
+        """Of the vectors that the model reads; None where it reads none."""
+        there = getattr(self.model, "soft_tokens", None)
+        return None if there is None else int(there.width)
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """What the names of parameters start with that are new where the body is not."""
+        from hybridrec.rerank.soft_tokens import PREFIX
+
+        return (*self.family.head, PREFIX)
+
+    def trainable_scores(
+        self, prompts: Ragged, items: Items, table: TokenTable, vectors: Vectors | None = None
+    ) -> Tensor:
         """(b, n) float32 scores with gradients, all lists in one forward pass if packed."""
         import torch
 
@@ -159,7 +189,7 @@ class Network:
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._trains_low):
             return list_scores(
                 self.model, prompts, items, table,
-                family=self.family, one_way=one_way, packed=True, budget=None,
+                family=self.family, one_way=one_way, packed=True, budget=None, vectors=vectors,
             )  # fmt: skip
 
     def scores(
@@ -170,6 +200,7 @@ class Network:
         *,
         users: NDArray[np.int32] | None = None,
         cache: PrefixCache | None = None,
+        vectors: Vectors | None = None,
         plain: bool = False,
     ) -> Scores:
         """(B, K) float32 scores, -inf where the item is -1.
@@ -180,6 +211,7 @@ class Network:
             table: token ids of the candidates.
             users: (B,) whose prompts these are, -1 unknown; see :meth:`forget`.
             cache: for the prompts, instead of the network's own.
+            vectors: of the B queries and of the catalogue; needed after :meth:`read_vectors`.
             plain: score pair by pair in float32, to check by.
         """
         torch = require_extra("torch", "llm")
@@ -190,7 +222,7 @@ class Network:
             found = list_scores(
                 self.model if plain else self._scoring_model(), prompts, items, table,
                 family=self.family, one_way=one_way, packed=not plain,
-                budget=PACK_TOKENS, cache=cache or self.cache, users=users,
+                budget=PACK_TOKENS, cache=cache or self.cache, users=users, vectors=vectors,
             )  # fmt: skip
         return cast("Scores", found.cpu().numpy())
 
@@ -206,20 +238,34 @@ class Network:
     def _scoring_model(self) -> Any:
         """The model at the precision of scoring; made on first use."""
         if self._scoring is None:
-            from hybridrec.rerank.precision import in_8_bits, in_bf16
+            from hybridrec.rerank.precision import in_8_bits, in_bf16, in_fp32
 
-            make = {"fp32": lambda model: model, "bf16": in_bf16, "int8": in_8_bits}
+            make = {"fp32": in_fp32, "bf16": in_bf16, "int8": in_8_bits}
             self._scoring = make[self.precision](self.model)
+            _show_a_large_block()
         return self._scoring
 
     def save(self, folder: Path) -> list[str]:
         """Write config.json, model.safetensors and the tokeniser's files; the names of the last."""
         from hybridrec.rerank.adapters import save_with_adapters
+        from hybridrec.rerank.soft_tokens import save_soft_tokens
 
         with quietly(require_extra("transformers", "llm")):
             save_with_adapters(self.model, folder)
+            save_soft_tokens(self.model, folder)
             written = self._tokenizer.save_pretrained(folder)
         return sorted({Path(file).name for file in written if Path(file).is_file()})
+
+
+def _show_a_large_block() -> None:
+    """Let the allocator see one come and go.
+
+    glibc gives blocks back to the system that are larger than any it has seen freed: a layer's
+    states among them, which every layer of every request would then fetch anew (5 % of its time).
+    """
+    import torch
+
+    torch.empty(LARGE_BLOCK, dtype=torch.uint8)
 
 
 def _scoring_precision(torch: Any, device: Any, asked: str) -> str:

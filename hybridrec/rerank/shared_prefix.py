@@ -15,6 +15,7 @@ from torch import Tensor
 from hybridrec.rerank.attention import Layout
 from hybridrec.rerank.families import Unpackable
 from hybridrec.rerank.packing import pack, pack_pairs, pair, plan
+from hybridrec.rerank.soft_tokens import in_pack, in_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from hybridrec.rerank.packing import Pairs, Piece
     from hybridrec.rerank.prefix_cache import PrefixCache
     from hybridrec.rerank.prompt import TokenTable
+    from hybridrec.rerank.soft_tokens import Soft
+    from hybridrec.rerank.vectors import Vectors
 
 
 def list_scores(
@@ -39,6 +42,7 @@ def list_scores(
     budget: int | None,
     cache: PrefixCache | None = None,
     users: NDArray[np.int32] | None = None,
+    vectors: Vectors | None = None,
 ) -> Tensor:
     """(B, K) float32 scores on the model's device, -inf where the item is -1; carries gradients.
 
@@ -54,33 +58,21 @@ def list_scores(
         budget: tokens of one forward pass; None takes all at once.
         cache: where states of prompts are looked up and kept; only without gradients.
         users: (B,) whose prompts these are, -1 unknown; for the cache.
+        vectors: of the B queries and of the catalogue, for a model with soft tokens.
     """
     rows, columns = np.nonzero(items >= 0)
     chosen = items[rows, columns]
     lengths = table.rows.lengths[chosen]
     if packed and one_way:
         indptr = np.searchsorted(rows, np.arange(len(items) + 1))
-        forward = _Packed(model, family, prompts, chosen, table, cache, users)
+        forward = _Packed(model, family, prompts, chosen, table, cache, users, vectors)
         parts = [forward(pieces) for pieces in plan(prompts.lengths, indptr, lengths, budget)]
     else:
         longest = int((prompts.lengths[rows] + lengths).max(initial=1))
         size = len(rows) or 1 if budget is None else max(1, budget // longest)
-        pairs = (
-            pair(
-                prompts,
-                rows[i : i + size],
-                chosen[i : i + size],
-                table,
-                one_way=one_way,
-                whole=family.read(model) == "all",
-            )
-            for i in range(0, len(rows), size)
-        )
+        paired = _Paired(model, family, prompts, table, one_way, packed and family.packs, vectors)
         parts = [
-            _pack_scores(model, family, Layout(pack_pairs(some), model.device, family.causal))
-            if packed and family.packs
-            else _pair_scores(model, family, some)
-            for some in pairs
+            paired(rows[i : i + size], chosen[i : i + size]) for i in range(0, len(rows), size)
         ]
     scores = torch.full(items.shape, float("-inf"), device=model.device)
     if not parts:
@@ -98,6 +90,7 @@ class _Packed(NamedTuple):
     table: TokenTable
     cache: PrefixCache | None
     users: NDArray[np.int32] | None
+    vectors: Vectors | None
 
     def __call__(self, pieces: list[Piece]) -> Tensor:
         """(n,) float32 scores of all candidates of ``pieces``, in their order."""
@@ -108,27 +101,60 @@ class _Packed(NamedTuple):
             pack_, self.model.device,
             self.family.causal, kept=kept, keep=self.cache is not None,
         )  # fmt: skip
-        scores = _pack_scores(self.model, self.family, layout)
+        soft = None
+        if self.vectors is not None:
+            soft = in_pack(self.vectors, pieces, pack_, self.chosen, causal=self.family.causal)
+        scores = _pack_scores(self.model, self.family, layout, soft)
         if self.cache is not None:
             for piece, states in zip(pieces, layout.taken, strict=True):
                 if states is not None:
-                    self.cache.put(self._prompt(piece.query), states, self._user(piece.query))
+                    self.cache.put(self._read(piece.query), states, self._user(piece.query))
         return scores
 
     def _recalled(self, query: int) -> States | None:
         if self.cache is None:
             return None
-        return self.cache.get(self._prompt(query), self._user(query))
+        return self.cache.get(self._read(query), self._user(query))
 
-    def _prompt(self, query: int) -> bytes:
+    def _read(self, query: int) -> bytes:
+        """All that the states of a prompt follow from: its tokens, and the vector in it."""
         start, stop = self.prompts.indptr[query : query + 2]
-        return self.prompts.items[start:stop].tobytes()
+        tokens = self.prompts.items[start:stop].tobytes()
+        return tokens if self.vectors is None else tokens + self.vectors.users[query].tobytes()
 
     def _user(self, query: int) -> int:
         return -1 if self.users is None else int(self.users[query])
 
 
-def _pack_scores(model: Any, family: Family, layout: Layout) -> Tensor:
+class _Paired(NamedTuple):
+    """Forward passes over pairs of one call of :func:`list_scores`; see there."""
+
+    model: Any
+    family: Family
+    prompts: Ragged
+    table: TokenTable
+    one_way: bool
+    packed: bool
+    vectors: Vectors | None
+
+    def __call__(self, rows: NDArray[np.int64], codes: NDArray[np.int32]) -> Tensor:
+        """(n,) float32 scores of the queries ``rows`` with the items ``codes``."""
+        model, family = self.model, self.family
+        whole = family.read(model) == "all"
+        pairs = pair(self.prompts, rows, codes, self.table, one_way=self.one_way, whole=whole)
+        layout, starts = None, np.arange(len(rows)) * pairs.tokens.shape[1]
+        if self.packed:
+            layout = Layout(pack_pairs(pairs), model.device, family.causal)
+            starts = layout.pack.asks[:-1]
+        soft = None
+        if self.vectors is not None:
+            soft = in_pairs(self.vectors, pairs, starts, rows, codes, causal=family.causal)
+        if layout is None:
+            return _pair_scores(model, family, pairs, soft)
+        return _pack_scores(model, family, layout, soft)
+
+
+def _pack_scores(model: Any, family: Family, layout: Layout, soft: Soft | None) -> Tensor:
     """(n,) float32 score of every candidate of a pack, in the order of ``heads``."""
     device, laid = model.device, layout.pack
     tokens, positions, types = (
@@ -136,11 +162,13 @@ def _pack_scores(model: Any, family: Family, layout: Layout) -> Tensor:
         for part in (laid.tokens, laid.positions, laid.types)
     )
     given = family.inputs(model, tokens, positions, types)
+    if soft is not None:
+        given = soft.into(model, given)
     hidden = family.body(model)(**given, layout=layout).last_hidden_state[0]
     return _read(model, family, hidden, laid.owners, laid.heads, laid.ends)
 
 
-def _pair_scores(model: Any, family: Family, pairs: Pairs) -> Tensor:
+def _pair_scores(model: Any, family: Family, pairs: Pairs, soft: Soft | None) -> Tensor:
     """(n,) float32 score of every pair by transformers' own forward with its own 4-d mask."""
     device = model.device
     n, longest = pairs.tokens.shape
@@ -148,11 +176,14 @@ def _pair_scores(model: Any, family: Family, pairs: Pairs) -> Tensor:
     tokens, types = (torch.from_numpy(part).to(device) for part in (pairs.tokens, pairs.types))
     if isinstance(family, Unpackable):
         real = torch.from_numpy(place < pairs.lengths[:, None]).to(device)
-        return family.pair_scores(model, tokens, types, real)
+        return family.pair_scores(model, tokens, types, real, soft)
     seen = pairs.mask & (place <= place[:, None]) if family.causal else pairs.mask.copy()
     positions = torch.arange(longest, device=device).expand(n, -1)
+    given = family.inputs(model, tokens, positions, types)
+    if soft is not None:
+        given = soft.into(model, given)
     hidden = family.body(model)(
-        **family.inputs(model, tokens, positions, types),
+        **given,
         attention_mask=family.masks(model, torch.from_numpy(seen).to(device)),
     ).last_hidden_state
     first = np.arange(n) * longest
