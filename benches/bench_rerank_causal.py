@@ -76,7 +76,7 @@ class Pairwise:
 def test_pair_by_pair(duel: Any, weights: Path, tmp_path: Path) -> None:
     short = request_of(HISTORY, weights, tmp_path)
     encoder = cross_encoder(short, "fp32")
-    prompt = encoder._prompts(short.queries).items
+    prompt = encoder._reading(short.queries).prompts.items
     texts = encoder._catalogue().rows
     rows = [
         np.concatenate([prompt, texts.items[texts.indptr[code] : texts.indptr[code + 1]]])

@@ -83,7 +83,7 @@ def scene(
     encoder = prepared(cross_encoder(model, settings), catalogue)
     encoder.save_files(folder)
     tokens = encoder._catalogue().rows.lengths[items].mean()
-    before = encoder._prompts(queries).lengths[0]
+    before = encoder._reading(queries).prompts.lengths[0]
     size = f"{candidates} candidates of {tokens:.0f} tokens, prompt of {before}"
     return Scene(folder, prompt, texts, catalogue, queries, items, settings, size)
 

@@ -14,7 +14,7 @@ import pytest
 
 import hybridrec as hr
 from hybridrec.deadline import Deadline
-from hybridrec.rerank import cross_encoder
+from hybridrec.rerank import reading
 from hybridrec.state import read_state, write_state
 
 
@@ -74,7 +74,7 @@ def test_a_budget_cuts_reranking_short_and_says_so(engine, split):
 
 def test_what_was_reranked_in_time_stands_first(engine, split, monkeypatch):
     """Time for one step of three candidates."""
-    monkeypatch.setattr(cross_encoder, "STEP_COLUMNS", 3)
+    monkeypatch.setattr(reading, "STEP_COLUMNS", 3)
     queries = split.train.queries(split.train.users.ids[:5])
     looks = iter([0.0, 0.0, 0.0, 1.0])
     deadline = Deadline(1500, lambda: next(looks, 2.0))

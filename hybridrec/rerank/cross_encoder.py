@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from hybridrec.bars import track
 from hybridrec.checks import InputError, NotFittedError, StorageError, codes, require_extra
 from hybridrec.ragged import Ragged
 from hybridrec.rerank.config import CrossEncoderConfig
 from hybridrec.rerank.network import Network
-from hybridrec.rerank.prefix_cache import PrefixCache
 from hybridrec.rerank.prompt import TokenTable, prefixes
+from hybridrec.rerank.reading import Reading
 from hybridrec.rerank.sampling import Draws, check_targets, mean_ndcg
 from hybridrec.rerank.vectors import Vectors
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
@@ -34,15 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["CrossEncoder", "CrossEncoderConfig"]
 
 log = logging.getLogger("hybridrec")
-
-QUERIES_A_PART = 64
-"""Queries laid out at a time when scoring; a step of the progress bar."""
-
-STEP_COLUMNS, STEP_QUERIES = 8, 16
-"""Candidates, and queries, between two looks at the clock when there is a deadline."""
-
-STEP_MEGABYTES = 256
-"""Memory for the prompts of a request with a deadline where no cache is kept between requests."""
 
 _FILES = ("config.json", "model.safetensors", "state.json")
 
@@ -180,35 +170,27 @@ class CrossEncoder:
         if not len(items):
             raise InputError("fine-tuning got no lists; wanted at least one whose target is in it")
         evaluate = None if held_out is None else self._evaluation(*held_out)
-        network, table = self._network(), self._catalogue()
-        context = self._network().context(queries.context)
-        prompts, vectors = self._prompts(queries, context), self._vectors(queries)
-
-        def tokens(rows: NDArray[np.int64], lists: Items) -> NDArray[np.int64]:
-            read = prompts.lengths[rows]
-            if network.mask == "full":
-                read = read * (lists >= 0).sum(axis=1)
-            own = np.where(lists >= 0, table.rows.lengths[lists], 0).sum(axis=1)
-            return np.asarray(read + own, dtype=np.int64)
-
+        network = self._network()
+        context = network.context(queries.context)
+        reading = self._reading(queries, context)
         draws = Draws(
             items, wanted, queries.histories, history=self.config.history,
-            tuning=self.config.finetuning, seed=self.config.seed, tokens=tokens,
+            tuning=self.config.finetuning, seed=self.config.seed, tokens=reading.tokens,
         )  # fmt: skip
 
         def score_lists(rows: NDArray[np.int64], lists: Items, histories: Ragged | None) -> Tensor:
-            own = None if vectors is None else vectors.select(rows)
             if histories is None:
-                return network.trainable_scores(prompts.select(rows), lists, table, own)
+                return reading.trainable_scores(rows, lists)
             given = {name: [values[row] for row in rows] for name, values in context.items()}
-            return network.trainable_scores(self._laid(histories, given)[0], lists, table, own)
+            return reading.trainable_scores(rows, lists, self._laid(histories, given)[0])
 
+        read = [
+            a for rows in (reading.prompts, reading.table.rows) for a in (rows.indptr, rows.items)
+        ]
         outcome = train(
             network.model, score_lists, draws,
             evaluate=evaluate, config=self.config, head=network.head,
-            told_by=(
-                prompts.indptr, prompts.items, table.rows.indptr, table.rows.items, *(vectors or ())
-            ),
+            told_by=(*read, *(reading.vectors or ())),
         )  # fmt: skip
         network.weights_changed()
         network.mark_tuned()
@@ -223,7 +205,7 @@ class CrossEncoder:
         """
         items = self._checked(queries, items)
         self._warn_untuned()
-        return self._score(queries, items)
+        return self._reading(queries).scores(items)
 
     def score_within(self, queries: Queries, items: Items, deadline: Deadline) -> Scores:
         """What :meth:`score` says of the first columns, as many as there is time for.
@@ -239,27 +221,7 @@ class CrossEncoder:
         """
         items = self._checked(queries, items)
         self._warn_untuned()
-        network, table, prompts = self._network(), self._catalogue(), self._prompts(queries)
-        vectors = self._vectors(queries)
-        # Every step reads the same prompts.
-        cache = network.cache if self.config.prefix_cache else PrefixCache(STEP_MEGABYTES)
-        scores = np.full(items.shape, -np.inf, dtype=np.float32)
-        slowest = 0.0
-        for first in range(0, items.shape[1], STEP_COLUMNS):
-            step, left = slice(first, first + STEP_COLUMNS), deadline.left()
-            if left <= slowest:
-                return scores[:, :first]
-            for start in range(0, len(items), STEP_QUERIES):
-                if deadline.left() <= 0:
-                    return scores[:, :first]
-                part = np.arange(start, min(start + STEP_QUERIES, len(items)))
-                scores[part, step] = network.scores(
-                    prompts.select(part), items[part, step], table,
-                    users=queries.users[part], cache=cache,
-                    vectors=None if vectors is None else vectors.select(part),
-                )  # fmt: skip
-            slowest = max(slowest, left - deadline.left())
-        return scores
+        return self._reading(queries).scores_within(items, deadline)
 
     def forget(self, user: int) -> int:
         """Drop what is kept of the prompts of a user's code, and how many prompts that were."""
@@ -270,7 +232,8 @@ class CrossEncoder:
 
         Runs transformers' own attention in float32 with its own mask, not the packed one.
         """
-        return self._score(queries, self._checked(queries, items), plain=True)
+        items = self._checked(queries, items)
+        return self._reading(queries).scores(items, plain=True)
 
     def score_texts(
         self,
@@ -373,18 +336,20 @@ class CrossEncoder:
             )  # fmt: skip
         return table
 
-    def _prompts(
+    def _reading(
         self, queries: Queries, context: Mapping[str, list[list[int]]] | None = None
-    ) -> Ragged:
+    ) -> Reading:
+        """The queries as the network reads them; says where prompts were cut."""
+        network = self._network()
         if context is None:
-            context = self._network().context(queries.context)
-        rows, cut = self._laid(queries.histories, context)
+            context = network.context(queries.context)
+        prompts, cut = self._laid(queries.histories, context)
         if cut:
             log.warning(
                 "cross-encoder: %d of %d prompts left old items out to keep within %d tokens",
-                cut, len(rows), self._network().room,
+                cut, len(prompts), network.room,
             )  # fmt: skip
-        return rows
+        return Reading(network, self._catalogue(), prompts, queries.users, self._vectors(queries))
 
     def _vectors(self, queries: Queries) -> Vectors | None:
         if not self.vectors_from:
@@ -432,18 +397,6 @@ class CrossEncoder:
                 "mask='full'", self.config.model,
             )  # fmt: skip
 
-    def _score(self, queries: Queries, items: Items, *, plain: bool = False) -> Scores:
-        network, table, prompts = self._network(), self._catalogue(), self._prompts(queries)
-        vectors = self._vectors(queries)
-        scores = np.full(items.shape, -np.inf, dtype=np.float32)
-        for start in track(range(0, len(items), QUERIES_A_PART), "reranking"):
-            part = np.arange(start, min(start + QUERIES_A_PART, len(items)))
-            scores[part] = network.scores(
-                prompts.select(part), items[part], table, users=queries.users[part], plain=plain,
-                vectors=None if vectors is None else vectors.select(part),
-            )  # fmt: skip
-        return scores
-
     def _evaluation(
         self, queries: Queries, candidates: Candidates, targets: NDArray[Any]
     ) -> Callable[[], float]:
@@ -453,7 +406,7 @@ class CrossEncoder:
 
         def ndcg() -> float:
             self._network().weights_changed()
-            return mean_ndcg(items, self._score(queries, items), wanted)
+            return mean_ndcg(items, self._reading(queries).scores(items), wanted)
 
         return ndcg
 

@@ -67,7 +67,7 @@ class Network:
         )
         self.precision = _scoring_precision(torch, self._device, config.precision)
         self._scoring: Any = None
-        self.cache = PrefixCache(config.prefix_cache)
+        self._cache = PrefixCache(config.prefix_cache)
         self.family, model, self._tokenizer, self.mask = load_checkpoint(source, config)
         self.model = model.to(self._device)
         self.frame = frame_of(self._tokenizer, config, causal=self.family.causal)
@@ -222,18 +222,23 @@ class Network:
             found = list_scores(
                 self.model if plain else self._scoring_model(), prompts, items, table,
                 family=self.family, one_way=one_way, packed=not plain,
-                budget=PACK_TOKENS, cache=cache or self.cache, users=users, vectors=vectors,
+                budget=PACK_TOKENS, cache=cache or self._cache, users=users, vectors=vectors,
             )  # fmt: skip
         return cast("Scores", found.cpu().numpy())
 
     def weights_changed(self) -> None:
         """Drop what was made of the weights as they were: the model was trained."""
         self._scoring = None
-        self.cache.clear()
+        self._cache.clear()
+
+    @property
+    def keeps_prompts(self) -> bool:
+        """Whether prompts are kept between requests."""
+        return self._config.prefix_cache > 0
 
     def forget(self, user: int) -> int:
         """Drop the prefixes kept for a user's code, and how many they were."""
-        return self.cache.forget(user)
+        return self._cache.forget(user)
 
     def _scoring_model(self) -> Any:
         """The model at the precision of scoring; made on first use."""

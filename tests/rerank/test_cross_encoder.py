@@ -14,7 +14,7 @@ from hybridrec.checks import InputError, InputTypeError, NotFittedError, Storage
 from hybridrec.deadline import Deadline
 from hybridrec.protocols import Scorer
 from hybridrec.ragged import Ragged
-from hybridrec.rerank import cross_encoder, network
+from hybridrec.rerank import network, reading
 from hybridrec.rerank.config import CrossEncoderConfig
 from hybridrec.state import config_from_json, config_to_json
 
@@ -88,7 +88,7 @@ def test_packed_pairs_and_parts_of_any_size_agree(model, monkeypatch):
     wanted = model.score_pairs(QUERIES, ITEMS)
     for budget, part in ((4096, 64), (1, 1), (40, 3)):
         monkeypatch.setattr(network, "PACK_TOKENS", budget)
-        monkeypatch.setattr(cross_encoder, "QUERIES_A_PART", part)
+        monkeypatch.setattr(reading, "QUERIES_A_PART", part)
         np.testing.assert_allclose(model.score(QUERIES, ITEMS), wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -100,7 +100,7 @@ def ticking(seconds):
 
 @pytest.mark.parametrize("cache", [0, 64])
 def test_as_many_columns_are_scored_as_there_is_time_for(tiny_model, monkeypatch, cache):
-    monkeypatch.setattr(cross_encoder, "STEP_COLUMNS", 1)
+    monkeypatch.setattr(reading, "STEP_COLUMNS", 1)
     model = encoder(tiny_model, max_item_tokens=12, history=3, prefix_cache=cache).prepare(TEXTS)
     wanted = model.score(QUERIES, ITEMS)
     # A step looks at the clock three times, and is not begun if the one before took too long.
@@ -117,7 +117,7 @@ def test_as_many_columns_are_scored_as_there_is_time_for(tiny_model, monkeypatch
 
 def test_a_step_that_would_be_late_is_not_begun(model, monkeypatch):
     """Each takes 4 s by this clock; after two of them 3 s are left."""
-    monkeypatch.setattr(cross_encoder, "STEP_COLUMNS", 1)
+    monkeypatch.setattr(reading, "STEP_COLUMNS", 1)
     now = [0.0]
     scores = network.Network.scores
 
@@ -128,7 +128,7 @@ def test_a_step_that_would_be_late_is_not_begun(model, monkeypatch):
     monkeypatch.setattr(network.Network, "scores", slow)
     assert model.score_within(QUERIES, ITEMS, Deadline(11_000, lambda: now[0])).shape == (4, 2)
     # Within a step there is a look too: what is begun is thrown away rather than half told.
-    monkeypatch.setattr(cross_encoder, "STEP_QUERIES", 1)
+    monkeypatch.setattr(reading, "STEP_QUERIES", 1)
     assert model.score_within(QUERIES, ITEMS, Deadline(11_000, lambda: now[0])).shape == (4, 0)
 
 

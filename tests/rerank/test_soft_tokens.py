@@ -222,7 +222,7 @@ def test_gates_have_gradients_and_learn_as_fast_as_the_head(tiny_model):
     asked, candidates, _ = colour_work(4, 0)
     network.model.train()
     scores = network.trainable_scores(
-        model._prompts(asked), candidates.items, model._table, model._vectors(asked)
+        model._reading(asked).prompts, candidates.items, model._table, model._vectors(asked)
     )
     (scores * torch.randn(scores.shape)).sum().backward()
     soft = network.model.soft_tokens
@@ -265,11 +265,11 @@ def test_a_prompt_that_is_kept_belongs_to_its_vector(tiny_model):
     asked, candidates, _ = colour_work(6, 0)
     first = model.score(asked, candidates.items)
     np.testing.assert_allclose(model.score(asked, candidates.items), first, rtol=1e-5, atol=1e-6)
-    kept = len(model._network().cache)
+    kept = len(model._network()._cache)
     other = Source(len(COLOURS), seed=1)
     model.use_vectors(other)
     found = model.score(asked, candidates.items)
-    assert len(model._network().cache) == 2 * kept
+    assert len(model._network()._cache) == 2 * kept
     assert np.abs(found - first).max() > 1e-3
     np.testing.assert_allclose(
         found, model.score_pairs(asked, candidates.items), rtol=1e-4, atol=1e-4

@@ -1,0 +1,119 @@
+"""Queries as a network reads them: prompts, vectors and the tokens of the catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hybridrec.bars import track
+from hybridrec.rerank.prefix_cache import PrefixCache
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from hybridrec.deadline import Deadline
+    from hybridrec.ragged import Items, Ragged, Scores
+    from hybridrec.rerank.network import Network
+    from hybridrec.rerank.prompt import TokenTable
+    from hybridrec.rerank.vectors import Vectors
+
+__all__ = ["Reading"]
+
+QUERIES_A_PART = 64
+"""Queries laid out at a time when scoring; a step of the progress bar."""
+
+STEP_COLUMNS, STEP_QUERIES = 8, 16
+"""Candidates, and queries, between two looks at the clock when there is a deadline."""
+
+STEP_MEGABYTES = 256
+"""Memory for the prompts of a request with a deadline where no cache is kept between requests."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """B queries laid out for a network.
+
+    Attributes:
+        network: the weights.
+        table: token ids of the catalogue.
+        prompts: B rows of token ids.
+        users: (B,) their codes, -1 unknown.
+        vectors: of the queries and of the catalogue; None where the network reads none.
+    """
+
+    network: Network
+    table: TokenTable
+    prompts: Ragged
+    users: NDArray[np.int32]
+    vectors: Vectors | None
+
+    def scores(self, items: Items, *, plain: bool = False) -> Scores:
+        """(B, K) float32 scores of (B, K) codes, -inf where the code is -1.
+
+        ``plain`` scores pair by pair in float32, to check by.
+        """
+        scores = np.full(items.shape, -np.inf, dtype=np.float32)
+        for start in track(range(0, len(items), QUERIES_A_PART), "reranking"):
+            part = np.arange(start, min(start + QUERIES_A_PART, len(items)))
+            scores[part] = self._part(part, items[part], None, plain=plain)
+        return scores
+
+    def scores_within(self, items: Items, deadline: Deadline) -> Scores:
+        """(B, reached) scores of the first columns, as many as there is time for.
+
+        A step that is expected to end late is not begun, and one that does is thrown away.
+        """
+        # Every step reads the same prompts.
+        cache = None if self.network.keeps_prompts else PrefixCache(STEP_MEGABYTES)
+        scores = np.full(items.shape, -np.inf, dtype=np.float32)
+        slowest = 0.0
+        for first in range(0, items.shape[1], STEP_COLUMNS):
+            step, left = slice(first, first + STEP_COLUMNS), deadline.left()
+            if left <= slowest:
+                return scores[:, :first]
+            for start in range(0, len(items), STEP_QUERIES):
+                if deadline.left() <= 0:
+                    return scores[:, :first]
+                part = np.arange(start, min(start + STEP_QUERIES, len(items)))
+                scores[part, step] = self._part(part, items[part, step], cache)
+            slowest = max(slowest, left - deadline.left())
+        return scores
+
+    def trainable_scores(
+        self, rows: NDArray[np.int64], lists: Items, prompts: Ragged | None = None
+    ) -> Tensor:
+        """(b, n) scores with gradients of lists (b, n) of the queries ``rows`` (b,).
+
+        Args:
+            rows: which queries.
+            lists: item codes, -1 padded.
+            prompts: b prompts instead of their own.
+        """
+        read = self.prompts.select(rows) if prompts is None else prompts
+        vectors = None if self.vectors is None else self.vectors.select(rows)
+        return self.network.trainable_scores(read, lists, self.table, vectors)
+
+    def tokens(self, rows: NDArray[np.int64], lists: Items) -> NDArray[np.int64]:
+        """(b,) the tokens that a forward pass over lists (b, n) of the queries ``rows`` reads."""
+        read = self.prompts.lengths[rows]
+        if self.network.mask == "full":
+            read = read * (lists >= 0).sum(axis=1)
+        own = np.where(lists >= 0, self.table.rows.lengths[lists], 0).sum(axis=1)
+        return np.asarray(read + own, dtype=np.int64)
+
+    def _part(
+        self,
+        rows: NDArray[np.int64],
+        items: Items,
+        cache: PrefixCache | None,
+        *,
+        plain: bool = False,
+    ) -> Scores:
+        return self.network.scores(
+            self.prompts.select(rows), items, self.table,
+            users=self.users[rows], cache=cache, plain=plain,
+            vectors=None if self.vectors is None else self.vectors.select(rows),
+        )  # fmt: skip
