@@ -123,7 +123,7 @@ def queries(**context):
 
 def plain_pairs(model, plain, given):
     """(B, K) scores by ``plain`` of each prompt's ids followed by each candidate's, one by one."""
-    prompts, table = model._prompts(given), model._table
+    prompts, table = model._reading(given).prompts, model._table
     scores = np.full(ITEMS.shape, -np.inf, dtype=np.float32)
     for row, column in np.argwhere(ITEMS >= 0):
         prompt = prompts.select(np.array([row])).items

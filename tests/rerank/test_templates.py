@@ -43,7 +43,7 @@ def read(model, ids):
 
 
 def prompt_text(model, given, row=0):
-    return read(model, model._prompts(given).select(np.array([row])).items)
+    return read(model, model._reading(given).prompts.select(np.array([row])).items)
 
 
 @pytest.fixture(scope="module")
