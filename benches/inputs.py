@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,3 +132,26 @@ def titles(n: int, *, words: int, seed: int = 0) -> list[str]:
     """``n`` texts of so many English words, each of which is one token to a BERT tokeniser."""
     rng = np.random.default_rng(seed)
     return [" ".join(rng.choice(WORDS, words)) for _ in range(n)]
+
+
+def ml_1m() -> hr.Dataset:
+    """The interactions and films of ``$HYBRIDREC_DATA/ml-1m``; at the smoke scale a few users'."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    root = os.environ.get("HYBRIDREC_DATA")
+    if not root or not (folder := Path(root) / "ml-1m").is_dir():
+        raise SystemExit(f"HYBRIDREC_DATA is {root!r}; wanted the folder that holds ml-1m/")
+    films = pq.read_table(folder / "movies.parquet")
+    genres = pc.replace_substring(films["genres"], "|", ", ")
+    films = films.set_column(films.column_names.index("genres"), "genres", genres)
+    data = hr.Dataset.from_frame(
+        pq.read_table(folder / "interactions.parquet"),
+        user="user_id",
+        item="movie_id",
+        time="seq",
+        items=films,
+        item_text="{title}. {genres}",
+    )
+    users = scaled(smoke=400, default=data.n_users, full=data.n_users)
+    return data.keep_events(data.histories.row_of() < users)

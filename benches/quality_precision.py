@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from contract import OUTPUT, scaled, write
+from inputs import ml_1m
 from numpy.typing import NDArray
 
 import hybridrec as hr
@@ -38,29 +38,6 @@ EXAMPLES = scaled(smoke=24, default=3000, full=6000)
 USERS = scaled(smoke=40, default=6040, full=6040)
 DEPTH = scaled(smoke=20, default=100, full=100)
 PART = scaled(smoke=16, default=256, full=256)
-ALL_USERS = scaled(smoke=400, default=None, full=None)
-
-
-def ml_1m() -> hr.Dataset:
-    """The interactions and films of ``$HYBRIDREC_DATA/ml-1m``."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    root = os.environ.get("HYBRIDREC_DATA")
-    if not root or not (folder := Path(root) / "ml-1m").is_dir():
-        raise SystemExit(f"HYBRIDREC_DATA is {root!r}; wanted the folder that holds ml-1m/")
-    films = pq.read_table(folder / "movies.parquet")
-    genres = pc.replace_substring(films["genres"], "|", ", ")
-    films = films.set_column(films.column_names.index("genres"), "genres", genres)
-    data = hr.Dataset.from_frame(
-        pq.read_table(folder / "interactions.parquet"),
-        user="user_id",
-        item="movie_id",
-        time="seq",
-        items=films,
-        item_text="{title}. {genres}",
-    )
-    return data.keep_events(data.histories.row_of() < (ALL_USERS or data.n_users))
 
 
 def tune(*, examples: int, users: int, depth: int, seed: int) -> None:
