@@ -29,8 +29,8 @@ from hybridrec.evaluation.metrics import per_user
 
 K = 10
 FOLDER = OUTPUT / "variants"
-EXAMPLES = scaled(smoke=24, default=800, full=3000)
-USERS = scaled(smoke=40, default=1500, full=6040)
+EXAMPLES = scaled(smoke=24, default=400, full=3000)
+USERS = scaled(smoke=40, default=1000, full=6040)
 DEPTH = scaled(smoke=20, default=30, full=100)
 HISTORY = scaled(smoke=3, default=5, full=10)
 
