@@ -1,6 +1,7 @@
 #include "attention.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -11,9 +12,10 @@
 namespace hybridrec {
 namespace {
 
-constexpr int64_t kRows = 4;   // query rows of a register tile
-constexpr int64_t kLine = 16;  // floats of a cache line
-constexpr int64_t kRun = 256;  // query rows of the texts that share a packed prefix, about
+constexpr int64_t kRows = 4;    // query rows of a register tile
+constexpr int64_t kLine = 16;   // floats of a cache line
+constexpr int64_t kAhead = 12;  // rows that are asked for before they are taken
+constexpr int64_t kRun = 256;   // query rows of the texts that share a packed prefix, about
 
 // Neighbouring texts that see the same keys: [first, last).
 struct Run {
@@ -74,19 +76,26 @@ class Worker {
 
     // Keys `first` to `last` as columns of keys_ and rows of values_, from `at` on.
     void take(const Rows& k, const Rows& v, int64_t head, int64_t first, int64_t last, int64_t at) {
-        for (int64_t j = first; j < last; ++j, ++at) {
-            const float* key = k.row(j) + head * width_;
-            for (int64_t d = 0; d < width_; ++d) keys_.get()[d * longest_ + at] = key[d];
-            copy(v.row(j) + head * width_, values_.get() + at * across_, width_);
+        for (int64_t j = first; j < last; ++j) {
+            if (j + kAhead < last) {
+                fetch(k.row(j + kAhead) + head * width_);
+                fetch(v.row(j + kAhead) + head * width_);
+            }
+            copy(v.row(j) + head * width_, values_.get() + (at + j - first) * across_, width_);
         }
+        int64_t j = first;
+        for (; j + 4 <= last; j += 4) stand(k, head, j, at + j - first);
+        for (; j < last; ++j)
+            for (int64_t d = 0; d < width_; ++d)
+                keys_.get()[d * longest_ + at + j - first] = k.row(j)[head * width_ + d];
     }
 
-    // Asks for rows of a head that are read soon: they lie too far apart for the CPU to foresee.
-    template <class From>
-    void fetch(const From& x, int64_t head, int64_t first, int64_t last) const {
-        for (int64_t j = first; j < last; ++j)
-            for (int64_t d = 0; d < width_; d += kLine)
-                __builtin_prefetch(x.row(j) + head * width_ + d);
+    // Asks for what row `at` of a head has: the CPU does not foresee rows so far apart.
+    void fetch(const float* at) const {
+        for (int64_t d = 0; d < width_; d += kLine) __builtin_prefetch(at + d);
+    }
+    void fetch_to_write(float* at) const {
+        for (int64_t d = 0; d < width_; d += kLine) __builtin_prefetch(at + d, 1);
     }
 
     // Query rows [first, last) of a head over `seen` + `own` keys that were taken.
@@ -125,6 +134,22 @@ class Worker {
         return padded(std::max<int64_t>(most, 1)) + kWidth;
     }
 
+    // Keys j to j + 3 as columns `at` to `at` + 3.
+    void stand(const Rows& k, int64_t head, int64_t j, int64_t at) {
+        const float* from[4];
+        for (int64_t r = 0; r < 4; ++r) from[r] = k.row(j + r) + head * width_;
+        int64_t d = 0;
+        for (; d + 4 <= width_; d += 4) {
+            Four x[4];
+            for (int64_t r = 0; r < 4; ++r) std::memcpy(&x[r], from[r] + d, sizeof x[r]);
+            turn(x);
+            for (int64_t r = 0; r < 4; ++r)
+                std::memcpy(keys_.get() + (d + r) * longest_ + at, &x[r], sizeof x[r]);
+        }
+        for (; d < width_; ++d)
+            for (int64_t r = 0; r < 4; ++r) keys_.get()[d * longest_ + at + r] = from[r][d];
+    }
+
     void scores(int64_t n) {
         int64_t j = 0;
         for (; j + 3 * kWidth < n; j += 4 * kWidth)
@@ -147,10 +172,9 @@ class Worker {
         Vec largest = broadcast(least);
         for (int64_t j = 0; j < end; j += kWidth) {
             const Vec v = load(s + j);
-            largest = chosen(v > largest, v, largest);
+            largest = v > largest ? v : largest;
         }
-        float most = least;
-        for (int64_t lane = 0; lane < kWidth; ++lane) most = std::max(most, largest[lane]);
+        const float most = greatest(largest);
         Vec total{};
         for (int64_t j = 0; j < padded(n); j += kWidth) {
             const Vec e = exp(load(s + j) - broadcast(most));
@@ -184,7 +208,7 @@ class Worker {
 void attend(Matrix<const float> q, const Rows& k, const Rows& v, const Texts& texts,
             const Heads& heads, float scale, const Sight& sight, Matrix<float> out, int threads) {
     const std::vector<Run> runs = runs_of(texts);
-    const int64_t share = heads.query / heads.key;
+    const int64_t share = heads.query / heads.key, width = heads.width;
     parallel_for(static_cast<int64_t>(runs.size()) * heads.key, 1, threads, [&] {
         return [&, worker = Worker(texts, heads)](int64_t task, int64_t) mutable {
             const Run run = runs[static_cast<size_t>(task / heads.key)];
@@ -195,10 +219,15 @@ void attend(Matrix<const float> q, const Rows& k, const Rows& v, const Texts& te
             for (int64_t s = run.first; s < run.last; ++s) {
                 const int64_t* own = texts.own + 2 * s;
                 if (s + 1 < run.last) {
-                    worker.fetch(k, head, own[2], own[3]);
-                    worker.fetch(v, head, own[2], own[3]);
-                    for (int64_t h = head * share; h < (head + 1) * share; ++h)
-                        worker.fetch(q, h, texts.asks[s + 1], texts.asks[s + 2]);
+                    for (int64_t j = own[2]; j < own[3]; ++j) {
+                        worker.fetch(k.row(j) + head * width);
+                        worker.fetch(v.row(j) + head * width);
+                    }
+                    for (int64_t t = texts.asks[s + 1]; t < texts.asks[s + 2]; ++t)
+                        for (int64_t h = head * share; h < (head + 1) * share; ++h) {
+                            worker.fetch(q.row(t) + h * width);
+                            worker.fetch_to_write(out.row(t) + h * width);
+                        }
                 }
                 worker.take(k, v, head, own[0], own[1], before);
                 for (int64_t h = head * share; h < (head + 1) * share; ++h)

@@ -17,30 +17,29 @@
 
 namespace hybridrec {
 
-inline VecMask bits(Vec x) {
-    VecMask v;
-    std::memcpy(&v, &x, sizeof v);
-    return v;
-}
-inline Vec from_bits(VecMask x) {
-    Vec v;
-    std::memcpy(&v, &x, sizeof v);
-    return v;
-}
-// where ? a : b, with `where` as comparisons give it
-inline Vec chosen(VecMask where, Vec a, Vec b) {
-    return from_bits((bits(a) & where) | (bits(b) & ~where));
+// p 2^n, n whole
+inline Vec scaled(Vec p, Vec n) {
+#if defined(__AVX512F__)
+    return _mm512_scalef_ps(p, n);
+#else
+    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the low bits of n + kMagic are n's
+    const Vec moved = n + kMagic;
+    VecMask power;
+    std::memcpy(&power, &moved, sizeof power);
+    power = (power - 0x4B400000 + 127) << 23;
+    Vec factor;
+    std::memcpy(&factor, &power, sizeof factor);
+    return p * factor;
+#endif
 }
 
 // e^x: 2^n times a polynomial of what is left. 0 for x below -87, and no NaN for any x <= 88.
 inline Vec exp(Vec x) {
-    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    constexpr float kMagic = 12582912.0f;  // adding it rounds to an integer
     const Vec least = broadcast(-87.0f), most = broadcast(88.0f);
-    const VecMask vanishes = x < least;
-    x = chosen(x > most, most, chosen(vanishes, least, x));
-    const Vec shifted = x * 1.44269504f + kMagic;
-    const Vec n = shifted - kMagic;
-    const Vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+    const Vec y = x > most ? most : x < least ? least : x;
+    const Vec n = (y * 1.44269504f + kMagic) - kMagic;
+    const Vec r = (y - n * 0.693359375f) - n * -2.12194440e-4f;
     Vec p = broadcast(1.9875691500e-4f);  // Cephes, expf
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -48,8 +47,7 @@ inline Vec exp(Vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    const VecMask power = (bits(shifted) - bits(broadcast(kMagic)) + 127) << 23;
-    return chosen(vanishes, Vec{}, p * from_bits(power));
+    return x < least ? Vec{} : scaled(p, n);
 }
 
 // 1 / x for x that is neither tiny nor huge, to about 1e-7 of its size.
@@ -67,7 +65,7 @@ inline Vec reciprocal(Vec x) {
 inline Vec gelu(Vec x) {
     const Vec most = broadcast(4.0f);
     Vec z = x * 0.70710678f;
-    z = chosen(z > most, most, chosen(z < -most, -most, z));
+    z = z > most ? most : z < -most ? -most : z;
     const Vec y = z * z;
     Vec p = broadcast(-2.72614225801306e-10f);
     p = p * y + 2.77068142495902e-08f;

@@ -43,8 +43,8 @@ void encode(const float* x, int64_t n, uint8_t* codes, float* scale, int32_t* ze
     int64_t i = 0;
     for (; i + kWidth <= n; i += kWidth) {
         const Vec v = load(x + i);
-        low = chosen(v < low, v, low);
-        high = chosen(v > high, v, high);
+        low = v < low ? v : low;
+        high = v > high ? v : high;
     }
     float least = 0.0f, most = 0.0f;
     for (int64_t lane = 0; lane < kWidth; ++lane) {

@@ -113,6 +113,17 @@ inline float sum(Vec v) {
     return all[0];
 }
 
+inline float greatest(Vec v) {
+    Four parts[kWidth / 4];
+    std::memcpy(parts, &v, sizeof v);
+    for (int64_t half = kWidth / 8; half > 0; half /= 2)
+        for (int64_t i = 0; i < half; ++i)
+            parts[i] = parts[i] > parts[i + half] ? parts[i] : parts[i + half];
+    const Four x = parts[0], y = __builtin_shufflevector(x, x, 2, 3, 0, 1);
+    const Four z = x > y ? x : y;
+    return z[0] > z[1] ? z[0] : z[1];
+}
+
 inline float dot(const float* a, const float* b, int64_t n) {
     Vec acc{};
     int64_t i = 0;

@@ -37,6 +37,11 @@ class PrefixCache:
         return len(self._entries)
 
     @property
+    def keeps(self) -> bool:
+        """Whether there is any room."""
+        return self._room > 0
+
+    @property
     def size(self) -> int:
         """Bytes that the kept states take."""
         return self._size

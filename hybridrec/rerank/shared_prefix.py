@@ -99,7 +99,7 @@ class _Packed(NamedTuple):
         pack_ = pack(pieces, self.prompts, self.chosen, self.table, known)
         layout = Layout(
             pack_, self.model.device,
-            self.family.causal, kept=kept, keep=self.cache is not None,
+            self.family.causal, kept=kept, keep=self.cache is not None and self.cache.keeps,
         )  # fmt: skip
         soft = None
         if self.vectors is not None:
