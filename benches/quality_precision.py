@@ -3,7 +3,8 @@
 In pieces, each of which keeps what it made in bench-output/precision/:
 
     python benches/quality_precision.py tune
-    python benches/quality_precision.py score fp32      # and bf16, int8: goes on where it was
+    python benches/quality_precision.py score fp32      # and bf16, int8: goes on where it was;
+                                                        # --lists 1500 for the first so many
     python benches/quality_precision.py report
 
 Leave-last-out. Every precision orders the same lists of the blend, by the cross-encoder alone: what
@@ -17,7 +18,6 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,8 @@ def tune(*, examples: int, users: int, depth: int, seed: int) -> None:
     print(json.dumps(said, indent=1), flush=True)
 
 
-def score(precision: str) -> None:
-    """Score the lists in one precision, part by part; what an earlier run scored stays."""
+def score(precision: str, *, lists: int | None) -> None:
+    """Score the first ``lists`` in one precision, part by part; what was scored before stays."""
     saved = _lists()
     tuned = hr.CrossEncoder.load_files(FOLDER / "model")
     settings = config_to_json(tuned.config)
@@ -83,7 +83,8 @@ def score(precision: str) -> None:
     path = FOLDER / f"scores-{precision}.npy"
     items = saved["items"]
     scores = np.load(path) if path.exists() else np.full(items.shape, np.nan, np.float32)
-    for part in np.array_split(np.arange(len(items)), max(1, len(items) // PART)):
+    for start in range(0, len(items) if lists is None else lists, PART):
+        part = np.arange(start, min(start + PART, len(items)))
         if not np.isnan(scores[part]).any():
             continue
         started = time.perf_counter()
@@ -96,11 +97,17 @@ def score(precision: str) -> None:
 
 
 def report() -> bool:
-    """The change against fp32 of every precision that was scored; whether all pass the gate."""
+    """The change against fp32 of every precision that was scored; whether all pass the gate.
+
+    Of the lists that all of them have scored: their order is random, so the first are a sample.
+    """
     saved = _lists()
     found = {name: scores for name in PRECISIONS if (scores := _scored(name)) is not None}
     if "fp32" not in found or len(found) < 2:
         raise SystemExit(f"scored are {sorted(found)}; wanted fp32 and one more: score them first")
+    scored = ~np.any([np.isnan(scores).any(axis=1) for scores in found.values()], axis=0)
+    saved = {name: values[scored] for name, values in saved.items()}
+    found = {name: scores[scored] for name, scores in found.items()}
     targets = hr.split.leave_last(ml_1m()).targets.select(saved["rows"])
     lists = hr.Candidates(saved["items"], saved["scores"])
     orders = {name: lists.reordered(scores).items for name, scores in found.items()}
@@ -139,8 +146,7 @@ def _lists() -> dict[str, NDArray[Any]]:
 
 def _scored(precision: str) -> NDArray[np.float32] | None:
     path = FOLDER / f"scores-{precision}.npy"
-    scores = np.load(path) if path.exists() else None
-    return None if scores is None or np.isnan(scores).any() else scores
+    return np.load(path) if path.exists() else None
 
 
 def main() -> None:
@@ -153,6 +159,7 @@ def main() -> None:
         tuning.add_argument(f"--{name}", type=int, default=default)
     scoring = steps.add_parser("score", help="the lists in one precision")
     scoring.add_argument("precision", choices=PRECISIONS)
+    scoring.add_argument("--lists", type=int, help="only the first so many")
     steps.add_parser("report", help="the change and its interval; 1 if the gate fails")
     chosen = vars(parser.parse_args())
     step = chosen.pop("step")
