@@ -92,6 +92,28 @@ def test_packed_pairs_and_parts_of_any_size_agree(model, monkeypatch):
         np.testing.assert_allclose(model.score(QUERIES, ITEMS), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_no_forward_pass_holds_more_than_its_tokens(tiny_model, monkeypatch):
+    from hybridrec.rerank import shared_prefix
+
+    texts = [f"cat {n}" for n in range(1000)]
+    model = encoder(tiny_model, max_item_tokens=12, history=3, prefix_cache=0).prepare(texts)
+    sizes, made = [], shared_prefix.pack
+
+    def watched(*args, **kwargs):
+        laid = made(*args, **kwargs)
+        sizes.append(len(laid.tokens))
+        return laid
+
+    monkeypatch.setattr(shared_prefix, "pack", watched)
+    users = queries_of(*([user, user + 1, user + 2] for user in range(64)), n_items=1000)
+    items = np.broadcast_to(np.arange(1000, dtype=np.int32), (64, 1000))
+    scores = model.score(users, items)
+    assert np.isfinite(scores).all()
+    assert max(sizes) <= network.PACK_TOKENS
+    own = int(model._catalogue().rows.lengths.sum())
+    assert sum(sizes) > 64 * own  # every user's candidates, and each prompt once a pack
+
+
 def ticking(seconds):
     """A clock that goes on by ``seconds`` every time somebody looks at it."""
     now = itertools.count()
