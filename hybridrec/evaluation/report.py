@@ -224,7 +224,7 @@ class Report:
     def _slice_lines(self) -> list[str]:
         if not self.slices:
             return []
-        last = _shown(self.stages)
+        last = last_stage(self.stages).name
         names = [f"{part.group}: {part.label}" for part in self.slices]
         wide = max(map(len, names))
         lines = ["", f"NDCG@{self.k} of {last!r} by slice, and Δ against others [95 % CI]"]
@@ -238,10 +238,10 @@ class Report:
         return lines
 
 
-def _shown(stages: Sequence[StageResult]) -> str:
-    """The stage whose figures stand for the engine: the last fused one, or the last."""
-    fused = [stage.name for stage in stages if stage.kind == "fused"]
-    return fused[-1] if fused else stages[-1].name
+def last_stage(stages: Sequence[StageResult]) -> StageResult:
+    """The stage whose figures stand for the engine: the last fused one, or the last of all."""
+    fused = [stage for stage in stages if stage.kind == "fused"]
+    return (fused or list(stages))[-1]
 
 
 def _p(value: float) -> str:
