@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hybridrec.data.ids import IdMap as IdMap
     from hybridrec.engine import HybridRecommender as HybridRecommender
     from hybridrec.engine import load as load
+    from hybridrec.evaluation.page import report_page as report_page
     from hybridrec.evaluation.protocol import evaluate as evaluate
     from hybridrec.evaluation.report import Report as Report
     from hybridrec.fuse.linear import LinearFusion as LinearFusion
@@ -64,6 +65,7 @@ _HOME = {
     "IdMap": "data.ids",
     "HybridRecommender": "engine",
     "load": "engine",
+    "report_page": "evaluation.page",
     "evaluate": "evaluation.protocol",
     "Report": "evaluation.report",
     "LinearFusion": "fuse.linear",

@@ -15,7 +15,7 @@ import numpy as np
 
 from hybridrec import __version__
 from hybridrec.bars import progress
-from hybridrec.checks import HybridrecError, InputError
+from hybridrec.checks import HybridrecError, InputError, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,7 +181,19 @@ def _evaluate_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "-k", type=int, default=10, help="places to look at (default: %(default)s)"
     )
+    evaluate.add_argument(
+        "--sample", type=int, help="ask for so many users only, drawn evenly (default: all)"
+    )
     evaluate.add_argument("--json", type=Path, help="also write the report to this file")
+    evaluate.add_argument(
+        "--report", type=Path, help="also write an HTML page with plots and example users"
+    )
+    evaluate.add_argument(
+        "--examples",
+        type=int,
+        default=6,
+        help="users that the page shows by name; 0 keeps user data out (default: %(default)s)",
+    )
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -309,11 +321,18 @@ def _evaluate(chosen: argparse.Namespace) -> None:
     data = _named_as(engine.data, _read(chosen), chosen.data)
     split = hr.split.leave_last(data).for_catalogue(engine.data.items)
     _refuse_seen_answers(engine.data, split)
-    report = hr.evaluate(engine, split, k=chosen.k)
+    if chosen.sample is not None:
+        split = split.sample(chosen.sample)
+    examples = whole_number("--examples", chosen.examples)
+    report = hr.evaluate(engine, split, k=chosen.k, slices=True)
     print(report)
     if chosen.json:
         text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
         chosen.json.write_text(text + "\n", encoding="utf-8")
+    if chosen.report:
+        title = f"{chosen.model.resolve().name} on {chosen.data.name}"
+        page = hr.report_page(report, split, catalogue=engine.data, title=title, examples=examples)
+        chosen.report.write_text(page, encoding="utf-8")
 
 
 def _refuse_seen_answers(fitted: Dataset, split: Split) -> None:

@@ -132,9 +132,13 @@ class Ragged:
     def select(self, rows: NDArray[Any]) -> Self:
         """Rows ``rows`` (n,), in that order, repeats allowed."""
         rows = np.asarray(rows, dtype=np.int64)
-        lengths = self.lengths[rows]
+        return self.spans(self.indptr[:-1][rows], self.indptr[1:][rows])
+
+    def spans(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Self:
+        """Row i of the answer is the events ``starts[i]:stops[i]``, wherever rows begin here."""
+        lengths = stops - starts
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        place = np.arange(indptr[-1]) + np.repeat(self.indptr[:-1][rows] - indptr[:-1], lengths)
+        place = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], lengths)
         return replace(
             self,
             indptr=indptr,

@@ -55,6 +55,22 @@ def test_evaluate_prints_the_table_and_writes_the_report(model, files, capsys, t
     )
 
 
+def test_evaluate_writes_a_page_of_its_own(model, files, capsys, tmp_path):
+    page, log = tmp_path / "out.html", str(files / "log.csv")
+    command = ["evaluate", model, log, "-q", "--report", str(page), "--sample", "20"]
+    assert main(command) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "20 queries of 20 users" in text
+    assert "<title>model on log.csv</title>" in text
+    assert text.count("<article>") == 6
+    assert ". crime" in text
+    assert main([*command, "--examples", "0"]) == 0
+    assert "<article>" not in page.read_text(encoding="utf-8")
+    assert main([*command, "--examples", "-1"]) == 2
+    assert "--examples is -1" in capsys.readouterr().err
+
+
 def test_a_model_that_has_seen_the_answers_is_not_evaluated(files, capsys):
     whole = ["fit", str(files / "log.csv"), "-o", str(files / "whole"), "-q"]
     assert main(whole) == 0

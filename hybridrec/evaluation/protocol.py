@@ -7,18 +7,30 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from hybridrec.checks import InputError, InputTypeError, codes, one_of, real_number, whole_number
+from hybridrec.checks import (
+    InputError,
+    InputTypeError,
+    codes,
+    frozen,
+    one_of,
+    real_number,
+    whole_number,
+)
 from hybridrec.data.split import Split
-from hybridrec.evaluation.compare import bootstrap_ci, paired_ci
-from hybridrec.evaluation.metrics import Metrics, per_user
-from hybridrec.evaluation.report import Comparison, Kind, Report, StageResult
+from hybridrec.evaluation.compare import bootstrap_ci
+from hybridrec.evaluation.lists import list_metrics
+from hybridrec.evaluation.metrics import TargetRanks
+from hybridrec.evaluation.report import Kind, Report, StageResult
+from hybridrec.evaluation.slices import compared, corrected, sliced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from hybridrec.candidates import Candidates, Queries
-    from hybridrec.evaluation.metrics import Values
-    from hybridrec.ragged import Ragged
+    from hybridrec.evaluation.metrics import Metrics
+    from hybridrec.ragged import Items, Ragged
+
+_BATCH = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +63,29 @@ class Staged(Protocol):
         """The lists of every stage, ``k`` deep, in the order the stages run."""
 
 
-def evaluate(engine: Staged, split: Split, k: int = 10, *, depth: int | None = None) -> Report:
+def evaluate(
+    engine: Staged,
+    split: Split,
+    k: int = 10,
+    *,
+    depth: int | None = None,
+    slices: bool = False,
+) -> Report:
     """Recall ceiling, each stage alone and the fused list, with intervals, on ``split``.
 
-    Full ranking over the catalogue, means over users. The last fused stage is compared, user by
-    user, with each fused stage before it and with the single stage that has the best NDCG@k on
-    these very users (a choice that favours the single stage, so the gain is not flattered).
+    Full ranking over the catalogue, means over queries. The last fused stage is compared, query by
+    query, with each fused stage before it and with the single stage that has the best NDCG@k on
+    these very queries (a choice that favours the single stage, so the gain is not flattered).
+    Where a user is asked more than once, intervals and tests draw users, not queries.
 
     Args:
         engine: fitted on ``split.train``.
         split: the held-out queries and their targets.
-        k: places that HR, NDCG and MRR look at.
+        k: places that all metrics but recall look at.
         depth: places that recall looks at, and how deep the lists are asked for; at least ``k``.
             None takes 100, or ``k`` where that is more.
+        slices: also look at parts of the targets: by length of history, by popularity, and, where
+            ``split`` has users the training data lack, warm and cold users apart.
 
     Raises:
         InputTypeError: ``engine`` has no ``stage_lists``, or ``split`` is not a Split.
@@ -80,63 +102,117 @@ def evaluate(engine: Staged, split: Split, k: int = 10, *, depth: int | None = N
         raise InputTypeError(
             f"split is {type(split).__name__}; wanted a Split: hybridrec.split.leave_last(data)"
         )
-    queries, targets = split.queries, split.targets
+    queries = split.queries
     if not len(queries):
         raise InputError(
             "split has no queries; wanted at least one: split data in which users have two events "
             "or more"
         )
-    codes("split.targets.items", targets.items, queries.n_items)
-    stages: list[StageResult] = []
-    ndcg: dict[str, Values] = {}
-    for stage in engine.stage_lists(queries, depth):
-        if len(stage.candidates) != len(queries) or stage.name in ndcg:
-            raise InputError(
-                f"stage {stage.name!r} gave {len(stage.candidates)} lists for {len(queries)} "
-                "queries, or came twice; wanted each stage once, with a list for each query"
-            )
-        top = per_user(stage.candidates.items, targets, k)
-        recall = per_user(stage.candidates.items, targets, depth).recall
-        stages.append(_summary(stage, top, recall))
-        ndcg[stage.name] = top.ndcg
-    if not stages:
-        raise InputError("engine gave no stage; wanted at least one recaller in it")
-    return Report(k, depth, _sizes(split), tuple(stages), _comparisons(stages, ndcg), ndcg)
-
-
-def _summary(stage: StageList, top: Metrics, recall: Values) -> StageResult:
-    return StageResult(
-        name=stage.name,
-        kind=stage.kind,
-        recall=float(recall.mean()),
-        hr=float(top.hr.mean()),
-        ndcg=float(top.ndcg.mean()),
-        ndcg_ci=bootstrap_ci(top.ndcg),
-        mrr=float(top.mrr.mean()),
-        ms_per_user=1000.0 * stage.seconds / len(recall),
+    codes("split.targets.items", split.targets.items, queries.n_items)
+    answers = _answers(engine, split, k, depth)
+    metrics = {name: answer.ranks.metrics(k) for name, answer in answers.items()}
+    kinds = {name: answer.kind for name, answer in answers.items()}
+    lists = {name: answer.top for name, answer in answers.items()}
+    ndcg = {name: values.ndcg for name, values in metrics.items()}
+    return Report(
+        k=k,
+        depth=depth,
+        data=_sizes(split),
+        stages=tuple(
+            _summary(name, answer, metrics[name], split, k, depth)
+            for name, answer in answers.items()
+        ),
+        deltas=corrected(compared(kinds, ndcg, queries.users)),
+        slices=sliced(split, kinds, lists, k) if slices else (),
+        users=queries.users,
+        metrics=metrics,
+        lists=lists,
     )
 
 
-def _comparisons(stages: Sequence[StageResult], ndcg: dict[str, Values]) -> tuple[Comparison, ...]:
-    """The last fused stage against the earlier fused ones and the best single stage."""
-    fused = [stage for stage in stages if stage.kind == "fused"]
-    if not fused:
-        return ()
-    last = fused.pop()
-    single = [stage for stage in stages if stage.kind == "single"]
-    against = [*fused, max(single, key=lambda stage: stage.ndcg)] if single else fused
-    return tuple(
-        Comparison(last.name, other.name, paired_ci(ndcg[last.name], ndcg[other.name]))
-        for other in against
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What is kept of a stage's lists: (B, k) items on top, and where the targets stand."""
+
+    kind: Kind
+    seconds: float
+    top: Items
+    ranks: TargetRanks
+
+
+def _answers(engine: Staged, split: Split, k: int, depth: int) -> dict[str, _Answer]:
+    """Stage name -> its answer. Queries are asked in parts: memory does not grow with them."""
+    parts: dict[str, list[_Answer]] = {}
+    asked = 0
+    for asked, (place, queries) in enumerate(split.queries.batches(_BATCH), start=1):
+        targets = split.targets.select(np.arange(place.start, place.stop))
+        for stage in engine.stage_lists(queries, depth):
+            found = parts.setdefault(stage.name, [])
+            if len(stage.candidates) != len(queries) or len(found) != asked - 1:
+                raise InputError(
+                    f"stage {stage.name!r} gave {len(stage.candidates)} lists for {len(queries)} "
+                    "queries, or came twice; wanted each stage once, with a list for each query"
+                )
+            items = stage.candidates.items
+            ranks = TargetRanks.of(items[:, :depth], targets)
+            found.append(_Answer(stage.kind, stage.seconds, _top(items, k), ranks))
+    if not parts:
+        raise InputError("engine gave no stage; wanted at least one recaller in it")
+    for name, found in parts.items():
+        if len(found) != asked:
+            raise InputError(
+                f"stage {name!r} answered {len(found)} of {asked} parts of the queries"
+            )
+    return {name: _joined(found) for name, found in parts.items()}
+
+
+def _top(items: Items, k: int) -> Items:
+    """(B, k) the first places, with -1 where a list is shorter. A copy: the rest can be freed."""
+    top = np.full((len(items), k), -1, dtype=np.int32)
+    top[:, : items.shape[1]] = items[:, :k]
+    return frozen(top)
+
+
+def _joined(parts: Sequence[_Answer]) -> _Answer:
+    sizes = np.concatenate([np.diff(part.ranks.indptr) for part in parts])
+    indptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    ranks = np.concatenate([part.ranks.ranks for part in parts])
+    return _Answer(
+        kind=parts[0].kind,
+        seconds=sum(part.seconds for part in parts),
+        top=frozen(np.concatenate([part.top for part in parts])),
+        ranks=TargetRanks(frozen(indptr), frozen(ranks)),
+    )
+
+
+def _summary(
+    name: str, answer: _Answer, metrics: Metrics, split: Split, k: int, depth: int
+) -> StageResult:
+    curve = answer.ranks.recall_by_depth(depth)
+    return StageResult(
+        name=name,
+        kind=answer.kind,
+        recall=float(curve[-1]),
+        hr=float(metrics.hr.mean()),
+        ndcg=float(metrics.ndcg.mean()),
+        ndcg_ci=bootstrap_ci(metrics.ndcg, groups=split.queries.users),
+        mrr=float(metrics.mrr.mean()),
+        map=float(metrics.map.mean()),
+        lists=list_metrics(answer.top, split.item_events, k),
+        oracle=float(answer.ranks.oracle_ndcg(k, depth).mean()),
+        recall_by_depth=tuple(curve.tolist()),
+        ms_per_user=1000.0 * answer.seconds / len(metrics.ndcg),
     )
 
 
 def _sizes(split: Split) -> dict[str, Any]:
     train, queries, targets = split.train, split.queries, split.targets
+    known = queries.users >= 0
     return {
-        "users": len(queries),
+        "users": len(np.unique(queries.users[known])) + int((~known).sum()),
+        "queries": len(queries),
         "items": queries.n_items,
-        "train_users": len(train.histories),
+        "train_users": int((train.histories.lengths > 0).sum()),
         "train_events": len(train.histories.items),
         "targets": len(targets.items),
         "unreachable": _unreachable(queries, targets),

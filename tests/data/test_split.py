@@ -6,12 +6,13 @@ from datetime import date, datetime, timedelta, timezone
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridrec.checks import InputError, InputTypeError
 from hybridrec.data import split
 from hybridrec.data.dataset import Dataset
+from hybridrec.data.held_out import repeats
 
 rows = st.lists(
     st.tuples(st.sampled_from("abcd"), st.integers(0, 5), st.integers(0, 6)),
@@ -55,6 +56,7 @@ def sorted_rows(events):
     }
 
 
+@settings(deadline=None)  # the first call imports
 @given(rows)
 def test_leave_last_holds_out_exactly_the_last_event_of_everyone_with_two(events):
     data = dataset(events)
@@ -77,6 +79,7 @@ def test_leave_last_holds_out_exactly_the_last_event_of_everyone_with_two(events
     assert result.train.users is data.users
 
 
+@settings(deadline=None)
 @given(rows, st.integers(0, 7))
 def test_by_time_cuts_everyone_at_one_moment(events, at):
     data = dataset(events)
@@ -95,6 +98,7 @@ def test_by_time_cuts_everyone_at_one_moment(events, at):
     assert targets == {user: after[user] for user in asked}
 
 
+@settings(deadline=None)
 @given(rows, st.floats(0.01, 0.99), st.integers(0, 3))
 def test_random_gives_up_a_part_of_every_user_and_loses_nothing(events, fraction, seed):
     data = dataset(events, timed=False)
@@ -155,6 +159,7 @@ def test_a_repeat_is_counted_unless_seen_items_may_come_back(caplog):
     assert not caplog.text
 
 
+@settings(deadline=None)
 @given(rows, st.integers(0, 6))
 def test_repeats_are_counted_one_by_one(events, at):
     data = dataset(events)
@@ -164,7 +169,7 @@ def test_repeats_are_counted_one_by_one(events, at):
         return
     _, queries, targets, asked = read(data, result)
     expected = sum(item in queries[user] for user in asked for item in targets[user])
-    assert split._repeats(result.queries, result.targets) == expected
+    assert repeats(result.queries, result.targets) == expected
 
 
 def test_a_dislike_still_to_come_takes_no_item_out_of_the_race():
@@ -217,7 +222,15 @@ def test_rows_of_a_split_belong_together():
 
 
 @pytest.mark.parametrize(
-    "call", [split.leave_last, split.random, lambda data: split.by_time(data, 3)]
+    "call",
+    [
+        split.leave_last,
+        split.random,
+        split.cold_items,
+        split.cold_users,
+        lambda data: split.by_time(data, 3),
+        lambda data: split.replay(data, 3),
+    ],
 )
 def test_a_frame_is_not_taken_for_a_data_set(call):
     with pytest.raises(InputTypeError, match=r"data is Table; wanted a Dataset.*from_frame"):

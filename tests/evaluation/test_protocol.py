@@ -66,9 +66,9 @@ llm alone                   1.0000   0.5000   0.5000  [0.0000, 1.0000]   200.00 
 fused, no LLM               1.0000   1.0000   0.6220  [0.6131, 0.6309]    10.00
 fused, with LLM             1.0000   1.0000   1.0000  [1.0000, 1.0000]   210.00
 
-Δ NDCG@2 of 'fused, with LLM', paired over users [95 % CI]
-  against fused, no LLM  +0.3780  [+0.3691, +0.3869]
-  against als            +0.6845  [+0.3691, +1.0000]
+Δ NDCG@2 of 'fused, with LLM', paired over users [95 % CI], p corrected by Holm
+  against fused, no LLM  +0.3780  [+0.3691, +0.3869]  p = 1.000
+  against als            +0.6845  [+0.3691, +1.0000]  p = 1.000
 
 1 users: no target may be recommended, a miss for every stage"""
 
@@ -114,6 +114,7 @@ def test_json() -> None:
     assert report["data"]["users"] == 2
     assert report["data"]["items"] == 5
     assert report["data"]["unreachable"] == 0
+    assert report["data"]["queries"] == 2
     assert list(report["stages"][0]) == [
         "name",
         "recall@4",
@@ -121,10 +122,20 @@ def test_json() -> None:
         "ndcg@2",
         "ndcg@2_ci",
         "mrr@2",
+        "map@2",
+        "coverage@2",
+        "novelty@2",
+        "gini@2",
+        "long_tail@2",
+        "oracle_ndcg@2",
+        "recall_by_depth",
         "ms_per_user",
     ]
+    assert report["stages"][0]["recall_by_depth"] == {"1": 0.0, "2": 0.5, "4": 0.75}
     assert [row["against"] for row in report["deltas"]] == ["fused, no LLM", "als"]
     assert len(report["deltas"][0]["ndcg@2_ci"]) == 2
+    assert report["deltas"][0]["p"] <= report["deltas"][0]["p_holm"] <= 1
+    assert report["slices"] == []
 
 
 @pytest.mark.parametrize(
