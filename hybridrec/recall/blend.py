@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hybridrec.candidates import Queries
-    from hybridrec.protocols import Recaller
+    from hybridrec.protocols import Recaller, Scorer
     from hybridrec.ragged import Items, Scores
 
 # Cormack, Clarke & Buettcher (SIGIR 2009) found fusion by reciprocal rank flat around 60.
@@ -32,17 +32,23 @@ class Blend:
     Args:
         recallers: fitted, with distinct names.
         weights: name -> weight >= 0 of a recaller in the order; 1 where it is not named.
+        scorers: fitted scorers that only give the candidates their columns, and bring none.
     """
 
     def __init__(
-        self, recallers: Sequence[Recaller], weights: Mapping[str, float] | None = None
+        self,
+        recallers: Sequence[Recaller],
+        weights: Mapping[str, float] | None = None,
+        scorers: Sequence[Scorer] = (),
     ) -> None:
         self.recallers = list(recallers)
+        self.scorers = list(scorers)
         names = [recaller.name for recaller in self.recallers]
-        if not names or len(set(names)) < len(names):
+        every = [*names, *(scorer.name for scorer in self.scorers)]
+        if not names or len(set(every)) < len(every):
             raise InputError(
-                f"recallers are named {names}; wanted at least one, each with a name of its own: "
-                "pass name= to those of the same kind"
+                f"recallers and signals are named {every}; wanted at least one recaller, and each "
+                "with a name of its own: pass name= to those of the same kind"
             )
         self.weights = dict.fromkeys(names, 1.0) | dict(weights or {})
         if set(self.weights) != set(names) or min(self.weights.values()) < 0:
@@ -77,7 +83,7 @@ class Blend:
         return merged
 
     def candidates(self, queries: Queries, depth: int) -> Candidates:
-        """The best ``depth`` of the union, with every recaller's score as a signal."""
+        """The best ``depth`` of the union, with every recaller's and scorer's column."""
         parts = [
             self._signals(part, *self.merge(self.lists(part, depth), depth))
             for _, part in queries.batches(_BATCH)
@@ -87,8 +93,8 @@ class Blend:
     def _signals(self, queries: Queries, items: Items, scores: Scores) -> Candidates:
         valid = items >= 0
         signals = {
-            recaller.name: np.where(valid, recaller.score(queries, items), 0).astype(np.float32)
-            for recaller in self.recallers
+            scorer.name: np.where(valid, scorer.score(queries, items), 0).astype(np.float32)
+            for scorer in (*self.recallers, *self.scorers)
         }
         return Candidates.ranked(items, scores, signals)
 
