@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from hybridrec.engine import load as load
     from hybridrec.evaluation.protocol import evaluate as evaluate
     from hybridrec.evaluation.report import Report as Report
+    from hybridrec.fuse.baselines import ConvexFusion as ConvexFusion
+    from hybridrec.fuse.baselines import ReciprocalRankFusion as ReciprocalRankFusion
     from hybridrec.fuse.linear import LinearFusion as LinearFusion
+    from hybridrec.fuse.trees import TreeFusion as TreeFusion
     from hybridrec.ragged import Ragged as Ragged
     from hybridrec.recall.als import ALS as ALS
     from hybridrec.recall.exact_index import ExactIndex as ExactIndex
@@ -66,7 +69,10 @@ _HOME = {
     "load": "engine",
     "evaluate": "evaluation.protocol",
     "Report": "evaluation.report",
+    "ConvexFusion": "fuse.baselines",
+    "ReciprocalRankFusion": "fuse.baselines",
     "LinearFusion": "fuse.linear",
+    "TreeFusion": "fuse.trees",
     "progress": "bars",
     "ALS": "recall.als",
     "ExactIndex": "recall.exact_index",

@@ -25,6 +25,8 @@ ORDER = [
     "sealing",
     "storage",
     "pipeline",
+    "lessons",
+    "fusing",
     "training",
     "persistence",
     "engine",

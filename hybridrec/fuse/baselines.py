@@ -52,9 +52,7 @@ class ReciprocalRankFusion(ListFusion[ReciprocalRankFusionConfig]):
     def __init__(self, *, offset: float = 60.0, signals: Sequence[str] | None = None) -> None:
         super().__init__(ReciprocalRankFusionConfig(offset=offset, signals=signals))
 
-    def _learn(
-        self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> None:
+    def _learn(self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]) -> None:
         """Only the names of the signals are kept."""
 
     def _scored(self, columns: Scores, sizes: NDArray[np.int64]) -> NDArray[Any]:
@@ -99,15 +97,11 @@ class ConvexFusion(ListFusion[ConvexFusionConfig]):
 
     _config = ConvexFusionConfig
 
-    def __init__(
-        self, *, lists: int | None = 10_000, signals: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, *, lists: int | None = 10_000, signals: Sequence[str] | None = None) -> None:
         super().__init__(ConvexFusionConfig(lists=lists, signals=signals))
         self.weights: NDArray[np.float64] | None = None
 
-    def _learn(
-        self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> None:
+    def _learn(self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]) -> None:
         rows = sampled(self.config.lists, len(sizes), 0)
         sizes = sizes[rows]
         features = standardised(np.ascontiguousarray(columns[:, rows]), sizes, roots=False)

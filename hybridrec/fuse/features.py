@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hybridrec.candidates import Candidates
-    from hybridrec.ragged import Items, Scores
+    from hybridrec.ragged import Items, Mask, Scores
 
 _FLAT = 1e-9
 """Deviation, as a share of the largest value, below which a signal is the same all along a list."""
@@ -70,8 +70,8 @@ def standardised(columns: Scores, sizes: NDArray[np.int64], *, roots: bool = Tru
     """(B, K, S) float32 of mean 0 and deviation 1 over each list, 0 on padding.
 
     With ``roots`` (B, K, 2 S): behind the signals their signed square roots, standardised too
-    (heavy-tailed counts and sums tell more on the root's scale). A signal that is the same all along
-    a list tells nothing apart: it stays 0.
+    (heavy-tailed counts and sums tell more on the root's scale). A signal that is the same all
+    along a list tells nothing apart: it stays 0.
     """
     signals, rows, width = columns.shape
     out: Scores = np.zeros((rows, width, signals * (2 if roots else 1)), dtype=np.float32)
@@ -88,6 +88,15 @@ def ranks(columns: Scores, sizes: NDArray[np.int64]) -> Scores:
     out: Scores = np.zeros((rows, width, signals), dtype=np.float32)
     _rank(columns, sizes, out)
     return out
+
+
+def flat_signals(columns: Scores, sizes: NDArray[np.int64]) -> Mask:
+    """(S,) true for a signal that is the same all along every list: it is about the query."""
+    valid = np.arange(columns.shape[2]) < sizes[:, None]
+    return np.array(
+        [(np.where(valid, column, column[:, :1]) == column[:, :1]).all() for column in columns],
+        dtype=np.bool_,
+    )
 
 
 @njit(nogil=True, cache=True)

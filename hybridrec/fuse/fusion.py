@@ -43,9 +43,7 @@ class ListFusion(ABC, Generic[C]):
         self.signals: tuple[str, ...] = ()
 
     @abstractmethod
-    def _learn(
-        self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> None:
+    def _learn(self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]) -> None:
         """Learn from lists whose targets stand at ``places``."""
 
     @abstractmethod

@@ -63,9 +63,7 @@ class LinearFusion(ListFusion[LinearFusionConfig]):
         super().__init__(LinearFusionConfig(regularization=regularization, lists=lists))
         self.coefficients: NDArray[np.float64] | None = None
 
-    def _learn(
-        self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> None:
+    def _learn(self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]) -> None:
         rows = sampled(self.config.lists, len(sizes), 0)
         sizes = sizes[rows]
         features = standardised(np.ascontiguousarray(columns[:, rows]), sizes)

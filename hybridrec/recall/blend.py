@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hybridrec.candidates import Queries
-    from hybridrec.protocols import Recaller, Scorer
+    from hybridrec.protocols import Recaller, Signal
     from hybridrec.ragged import Items, Scores
 
 # Cormack, Clarke & Buettcher (SIGIR 2009) found fusion by reciprocal rank flat around 60.
@@ -39,7 +39,7 @@ class Blend:
         self,
         recallers: Sequence[Recaller],
         weights: Mapping[str, float] | None = None,
-        scorers: Sequence[Scorer] = (),
+        scorers: Sequence[Signal] = (),
     ) -> None:
         self.recallers = list(recallers)
         self.scorers = list(scorers)
