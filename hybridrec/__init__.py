@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hybridrec.fuse.linear import LinearFusion as LinearFusion
     from hybridrec.ragged import Ragged as Ragged
     from hybridrec.recall.als import ALS as ALS
+    from hybridrec.recall.ease import EASE as EASE
     from hybridrec.recall.exact_index import ExactIndex as ExactIndex
     from hybridrec.recall.exact_index import top_k as top_k
     from hybridrec.recall.faiss_index import FaissIndex as FaissIndex
@@ -69,6 +70,7 @@ _HOME = {
     "LinearFusion": "fuse.linear",
     "progress": "bars",
     "ALS": "recall.als",
+    "EASE": "recall.ease",
     "ExactIndex": "recall.exact_index",
     "top_k": "recall.exact_index",
     "FaissIndex": "recall.faiss_index",

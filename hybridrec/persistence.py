@@ -131,12 +131,13 @@ def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, ty
 def known_kinds() -> dict[str, type]:
     """The stage classes of hybridrec by name; importing them loads no torch."""
     from hybridrec.recall.als import ALS
+    from hybridrec.recall.ease import EASE
     from hybridrec.recall.implicit_model import ImplicitModel
     from hybridrec.recall.text import TextRecall
     from hybridrec.recall.transitions import ItemTransitions
     from hybridrec.rerank.cross_encoder import CrossEncoder
 
-    recallers = (ALS, ImplicitModel, ItemTransitions, Popularity, TextRecall)
+    recallers = (ALS, EASE, ImplicitModel, ItemTransitions, Popularity, TextRecall)
     kinds: tuple[type, ...] = (*recallers, LinearFusion, CrossEncoder)
     return {kind.__name__: kind for kind in kinds}
 

@@ -9,6 +9,7 @@ import pytest
 
 from hybridrec import (
     ALS,
+    EASE,
     ImplicitModel,
     InputError,
     ItemTransitions,
@@ -27,6 +28,8 @@ WORDS = ("heat", "fargo", "alien", "brazil", "casino", "clue", "rope")
 MAKERS = {
     "als": lambda encoder: ALS(6, epochs=4),
     "als-hnsw": lambda encoder: ALS(6, epochs=4, index="HNSW32"),
+    "ease": lambda encoder: EASE(2.0),
+    "ease-cut": lambda encoder: EASE(2.0, max_items=20),
     "transitions": lambda encoder: ItemTransitions(),
     "popularity": lambda encoder: Popularity(),
     "implicit-als": lambda encoder: of_implicit(
