@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from hybridrec.recall.exact_index import top_k as top_k
     from hybridrec.recall.faiss_index import FaissIndex as FaissIndex
     from hybridrec.recall.implicit_model import ImplicitModel as ImplicitModel
+    from hybridrec.recall.item_knn import ItemKNN as ItemKNN
+    from hybridrec.recall.linear_transitions import LinearTransitions as LinearTransitions
     from hybridrec.recall.popularity import Popularity as Popularity
     from hybridrec.recall.text import TextRecall as TextRecall
     from hybridrec.recall.transitions import ItemTransitions as ItemTransitions
@@ -75,6 +77,8 @@ _HOME = {
     "top_k": "recall.exact_index",
     "FaissIndex": "recall.faiss_index",
     "ImplicitModel": "recall.implicit_model",
+    "ItemKNN": "recall.item_knn",
+    "LinearTransitions": "recall.linear_transitions",
     "Popularity": "recall.popularity",
     "TextRecall": "recall.text",
     "ItemTransitions": "recall.transitions",

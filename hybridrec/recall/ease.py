@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 
 from hybridrec.checks import FitError, available_cpus, real_number, whole_number
 from hybridrec.recall.blas import blas_threads
-from hybridrec.recall.item_tables import DenseTable
+from hybridrec.recall.item_tables import DenseTable, kept_items
 from hybridrec.recall.item_to_item import ItemToItem
 from hybridrec.recall.promises import check_half_life, check_name
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from hybridrec.protocols import FitData
     from hybridrec.ragged import Items, Ragged, Scores
 
-_MOST_ITEMS = 30_000
-"""Items fitted unless ``max_items`` asks for more: 12 bytes a pair of them are 11 GB."""
 _BYTES = 12
 """Memory a pair of items takes while fitting: a float64 of P and a float32 of B."""
 _TILE = 64
@@ -93,14 +91,7 @@ class EASE(ItemToItem[EASEConfig]):
             FitError: more items than fit (see ``max_items``), or weights so far apart that the
                 equations cannot be solved.
         """
-        codes = _fitted_items(data.histories, data.n_items, self.config.max_items)
-        if len(codes) > _MOST_ITEMS and self.config.max_items is None:
-            raise FitError(
-                f"{self.name!r} would hold {len(codes)} x {len(codes)} numbers while fitting "
-                f"({_BYTES * len(codes) ** 2 / 1e9:.0f} GB); wanted at most {_MOST_ITEMS} items "
-                "with events: pass max_items=20000 to fit the most popular ones and score the "
-                "others 0 (a larger max_items is taken at its word), or leave EASE out"
-            )
+        codes = kept_items(self.name, data, self.config.max_items, _BYTES)
         gram = _gram(data.histories, codes, data.n_items)
         self._fitted = DenseTable(codes, self._solved(gram), data.n_items)
         return self
@@ -123,13 +114,6 @@ class EASE(ItemToItem[EASEConfig]):
             )
         _coefficients(inverse.T, weights)
         return weights
-
-
-def _fitted_items(histories: Ragged, n_items: int, most: int | None) -> Items:
-    """(M,) rising codes of the items with events, at most the ``most`` with the most of them."""
-    events = np.bincount(histories.items, minlength=n_items)
-    ranked = np.argsort(-events, kind="stable")[: np.count_nonzero(events)]
-    return np.sort(ranked[:most]).astype(np.int32)
 
 
 def _gram(histories: Ragged, codes: Items, n_items: int) -> NDArray[np.float64]:

@@ -13,12 +13,17 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hybridrec.checks import StorageError, frozen
+from hybridrec.checks import FitError, StorageError, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hybridrec.protocols import FitData
     from hybridrec.ragged import Items, Ragged, Scores
+
+
+_MOST_ITEMS = 30_000
+"""Items of a dense table unless ``max_items`` asks for more: 3.6 GB of float32."""
 
 
 class ItemTable(Protocol):
@@ -167,6 +172,28 @@ class DenseTable:
         place = np.full(self.n_items + 1, -1, dtype=np.int64)  # the last entry is code -1's
         place[self.codes] = np.arange(len(self.codes))
         return np.asarray(place[items])
+
+
+def kept_items(name: str, data: FitData, max_items: int | None, bytes_a_pair: int) -> Items:
+    """(M,) rising codes of the items with events, at most the ``max_items`` with the most of them.
+
+    Of items with as many events those with the lower codes are kept.
+
+    Raises:
+        FitError: ``max_items`` is None and a dense table would be too large; names the memory that
+            fitting would take at ``bytes_a_pair`` of them.
+    """
+    events = np.bincount(data.histories.items, minlength=data.n_items)
+    found = np.count_nonzero(events)
+    if max_items is None and found > _MOST_ITEMS:
+        raise FitError(
+            f"{name!r} would hold {found} x {found} numbers while it is fitted "
+            f"({bytes_a_pair * found**2 / 1e9:.0f} GB); wanted at most {_MOST_ITEMS} items with "
+            "events: pass max_items=20000 to fit those with the most events and score the others "
+            "0 (a larger max_items is taken at its word), or leave this recaller out"
+        )
+    ranked = np.argsort(-events, kind="stable")[:found]
+    return np.sort(ranked[:max_items]).astype(np.int32)
 
 
 @njit(nogil=True, cache=True)

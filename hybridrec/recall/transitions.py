@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from hybridrec.protocols import FitData
     from hybridrec.ragged import Ragged
 
-_ORDER = (
+NEEDS_ORDER = (
     "transitions are about what follows what: give the interactions a time column "
-    "(time=...), or leave ItemTransitions out of the recallers"
+    "(time=...), or leave this recaller out"
 )
 
 
@@ -82,14 +82,14 @@ class ItemTransitions(ItemToItem[TransitionsConfig]):
             FitError: the histories of ``data`` carry no order.
         """
         if not data.ordered:
-            raise FitError(f"{self.name!r} was given interactions without an order; {_ORDER}")
+            raise FitError(f"{self.name!r} was given interactions without an order; {NEEDS_ORDER}")
         self._fitted = _count(data.histories, data.n_items, self.config)
         return self
 
     def _check(self, queries: Queries) -> None:
         super()._check(queries)
         if not queries.ordered:
-            raise InputError(f"{self.name!r} was asked with unordered histories; {_ORDER}")
+            raise InputError(f"{self.name!r} was asked with unordered histories; {NEEDS_ORDER}")
 
 
 def _count(histories: Ragged, n_items: int, config: TransitionsConfig) -> SparseTable:

@@ -20,7 +20,7 @@ from hybridrec import (
     public,
     split,
 )
-from hybridrec.recall import ease
+from hybridrec.recall import ease, item_tables
 
 I = 7  # noqa: E741
 
@@ -113,7 +113,7 @@ def test_order_is_not_read_when_fitting_and_not_needed_when_asked():
 
 
 def test_a_catalogue_too_large_is_refused_with_the_memory_and_the_remedy(monkeypatch):
-    monkeypatch.setattr(ease, "_MOST_ITEMS", 3)
+    monkeypatch.setattr(item_tables, "_MOST_ITEMS", 3)
     data = Data(Ragged.from_rows([[0, 1], [2, 4]]))
     with pytest.raises(FitError, match=r"'ease' would hold 4 x 4 .* GB\).*max_items="):
         EASE().fit(data)
