@@ -64,7 +64,7 @@ def test_scores_are_the_closed_form(rows, asked, regularization, half_life, seed
     table = reference.item_weights_ease(histories, I, regularization)
     wanted = reference.history_scores(table, queries.histories, half_life)
     got = every_score(model, queries)
-    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
     best = model.recall(queries, I)
     np.testing.assert_array_equal(best.scores, -np.sort(-got, axis=1))
 
@@ -77,7 +77,7 @@ def test_a_table_larger_than_a_tile_is_the_closed_form():
     model = EASE(5.0, half_life=None).fit(Data(histories, size))
     one_each = Queries(Ragged.from_rows(np.arange(size)[:, None]), size)
     wanted = reference.item_weights_ease(histories, size, 5.0)
-    np.testing.assert_allclose(every_score(model, one_each), wanted, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(every_score(model, one_each), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_an_item_does_not_speak_for_itself_and_one_nobody_took_is_silent():
@@ -122,9 +122,11 @@ def test_a_catalogue_too_large_is_refused_with_the_memory_and_the_remedy(monkeyp
 
 
 def test_equations_that_cannot_be_solved_are_a_fit_error():
-    heavy = replace(Ragged.from_rows([[0, 1], [0, 1]]), weights=np.full(4, 1e18, np.float32))
-    with pytest.raises(FitError, match=r"'ease' cannot be solved.*regularization"):
-        EASE(0.1).fit(Data(heavy))
+    for weight in (1e18, 1e30):  # two rows alike; and squares that float32 cannot hold
+        heavy = Ragged.from_rows([[0, 1], [0, 1]])
+        heavy = replace(heavy, weights=np.full(4, weight, np.float32))
+        with pytest.raises(FitError, match=r"'ease' cannot be solved.*regularization"):
+            EASE(0.1).fit(Data(heavy))
 
 
 def test_no_event_at_all_is_answered_with_zeros(tmp_path):
