@@ -39,10 +39,13 @@ if TYPE_CHECKING:
     from hybridrec.fuse.trees import TreeFusion as TreeFusion
     from hybridrec.ragged import Ragged as Ragged
     from hybridrec.recall.als import ALS as ALS
+    from hybridrec.recall.ease import EASE as EASE
     from hybridrec.recall.exact_index import ExactIndex as ExactIndex
     from hybridrec.recall.exact_index import top_k as top_k
     from hybridrec.recall.faiss_index import FaissIndex as FaissIndex
     from hybridrec.recall.implicit_model import ImplicitModel as ImplicitModel
+    from hybridrec.recall.item_knn import ItemKNN as ItemKNN
+    from hybridrec.recall.linear_transitions import LinearTransitions as LinearTransitions
     from hybridrec.recall.popularity import Popularity as Popularity
     from hybridrec.recall.text import TextRecall as TextRecall
     from hybridrec.recall.transitions import ItemTransitions as ItemTransitions
@@ -75,10 +78,13 @@ _HOME = {
     "TreeFusion": "fuse.trees",
     "progress": "bars",
     "ALS": "recall.als",
+    "EASE": "recall.ease",
     "ExactIndex": "recall.exact_index",
     "top_k": "recall.exact_index",
     "FaissIndex": "recall.faiss_index",
     "ImplicitModel": "recall.implicit_model",
+    "ItemKNN": "recall.item_knn",
+    "LinearTransitions": "recall.linear_transitions",
     "Popularity": "recall.popularity",
     "TextRecall": "recall.text",
     "ItemTransitions": "recall.transitions",

@@ -140,12 +140,24 @@ def known_kinds() -> dict[str, type]:
     from hybridrec.fuse.linear import LinearFusion
     from hybridrec.fuse.trees import TreeFusion
     from hybridrec.recall.als import ALS
+    from hybridrec.recall.ease import EASE
     from hybridrec.recall.implicit_model import ImplicitModel
+    from hybridrec.recall.item_knn import ItemKNN
+    from hybridrec.recall.linear_transitions import LinearTransitions
     from hybridrec.recall.text import TextRecall
     from hybridrec.recall.transitions import ItemTransitions
     from hybridrec.rerank.cross_encoder import CrossEncoder
 
-    recallers = (ALS, ImplicitModel, ItemTransitions, Popularity, TextRecall)
+    recallers = (
+        ALS,
+        EASE,
+        ImplicitModel,
+        ItemKNN,
+        ItemTransitions,
+        LinearTransitions,
+        Popularity,
+        TextRecall,
+    )
     fusions = (ConvexFusion, LinearFusion, ReciprocalRankFusion, TreeFusion)
     kinds: tuple[type, ...] = (*recallers, *fusions, CrossEncoder)
     return {kind.__name__: kind for kind in kinds}
