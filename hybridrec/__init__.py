@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     from hybridrec.recall.transitions import ItemTransitions as ItemTransitions
     from hybridrec.rerank.cross_encoder import CrossEncoder as CrossEncoder
     from hybridrec.rerank.finetune_config import FineTuning as FineTuning
+    from hybridrec.signals.at_half_life import AtHalfLife as AtHalfLife
+    from hybridrec.signals.histories import HistoryLength as HistoryLength
+    from hybridrec.signals.histories import HistoryStage as HistoryStage
+    from hybridrec.signals.times import ItemAge as ItemAge
+    from hybridrec.signals.times import NewestGap as NewestGap
+    from hybridrec.signals.times import RecentPopularity as RecentPopularity
 
 _HOME = {
     "Candidates": "candidates",
@@ -90,6 +96,12 @@ _HOME = {
     "ItemTransitions": "recall.transitions",
     "CrossEncoder": "rerank.cross_encoder",
     "FineTuning": "rerank.finetune_config",
+    "AtHalfLife": "signals.at_half_life",
+    "HistoryLength": "signals.histories",
+    "HistoryStage": "signals.histories",
+    "ItemAge": "signals.times",
+    "NewestGap": "signals.times",
+    "RecentPopularity": "signals.times",
 }
 _MODULES = {"public": "data.public", "split": "data.split"}
 

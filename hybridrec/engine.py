@@ -454,7 +454,8 @@ def _stages(
             "each: pass name= to those of the same kind"
         )
     source_for(reranker, recallers)
-    return list(recallers), list(signals)
+    blend = Blend(recallers, scorers=signals)  # refuses a signal that reads what is not there
+    return blend.recallers, blend.scorers
 
 
 def _kinds(fusion: Any) -> list[Fusion]:

@@ -147,6 +147,9 @@ def known_kinds() -> dict[str, type]:
     from hybridrec.recall.text import TextRecall
     from hybridrec.recall.transitions import ItemTransitions
     from hybridrec.rerank.cross_encoder import CrossEncoder
+    from hybridrec.signals.at_half_life import AtHalfLife
+    from hybridrec.signals.histories import HistoryLength, HistoryStage
+    from hybridrec.signals.times import ItemAge, NewestGap, RecentPopularity
 
     recallers = (
         ALS,
@@ -158,8 +161,9 @@ def known_kinds() -> dict[str, type]:
         Popularity,
         TextRecall,
     )
+    signals = (AtHalfLife, HistoryLength, HistoryStage, ItemAge, NewestGap, RecentPopularity)
     fusions = (ConvexFusion, LinearFusion, ReciprocalRankFusion, TreeFusion)
-    kinds: tuple[type, ...] = (*recallers, *fusions, CrossEncoder)
+    kinds: tuple[type, ...] = (*recallers, *signals, *fusions, CrossEncoder)
     return {kind.__name__: kind for kind in kinds}
 
 

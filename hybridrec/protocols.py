@@ -91,6 +91,22 @@ class Recaller(Signal, Protocol):
 
 
 @runtime_checkable
+class ReadsRecaller(Protocol):
+    """A signal that asks a recaller beside it."""
+
+    @property
+    def reads(self) -> str:
+        """The name of that recaller, which may be a signal itself."""
+
+    def use(self, source: Recaller) -> Self:
+        """Read ``source`` from now on.
+
+        The blend calls this whenever its recallers are others: before fit A, after loading, and
+        when items were added.
+        """
+
+
+@runtime_checkable
 class Fusion(Protocol):
     """Orders candidates by the signals on them.
 

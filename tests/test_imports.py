@@ -19,6 +19,7 @@ ORDER = [
     "protocols",
     "data",
     "recall",
+    "signals",
     "rerank",
     "fuse",
     "evaluation",

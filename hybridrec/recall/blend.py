@@ -9,12 +9,13 @@ from numba import njit
 
 from hybridrec.candidates import Candidates
 from hybridrec.checks import InputError, whole_number
+from hybridrec.protocols import ReadsRecaller, Recaller
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hybridrec.candidates import Queries
-    from hybridrec.protocols import Recaller, Signal
+    from hybridrec.protocols import Signal
     from hybridrec.ragged import Items, Scores
 
 # Cormack, Clarke & Buettcher (SIGIR 2009) found fusion by reciprocal rank flat around 60.
@@ -50,9 +51,27 @@ class Blend:
                 f"recallers and signals are named {every}; wanted at least one recaller, and each "
                 "with a name of its own: pass name= to those of the same kind"
             )
+        self._lend()
         self.weights = dict.fromkeys(names, 1.0) | dict(weights or {})
         if set(self.weights) != set(names) or min(self.weights.values()) < 0:
             raise InputError(f"weights is {weights}; wanted weights >= 0 for some of {names}")
+
+    def _lend(self) -> None:
+        """Give every scorer that reads a recaller the one it names."""
+        able = {
+            scorer.name: scorer
+            for scorer in (*self.recallers, *self.scorers)
+            if isinstance(scorer, Recaller)
+        }
+        for scorer in self.scorers:
+            if not isinstance(scorer, ReadsRecaller):
+                continue
+            if scorer.reads not in able:
+                raise InputError(
+                    f"the signal {scorer.name!r} reads {scorer.reads!r}, which is not among the "
+                    f"recallers {sorted(able)}: name one of these"
+                )
+            scorer.use(able[scorer.reads])
 
     def lists(self, queries: Queries, depth: int) -> list[Candidates]:
         """Each recaller's own best ``depth`` items."""
