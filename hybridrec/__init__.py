@@ -34,18 +34,30 @@ if TYPE_CHECKING:
     from hybridrec.evaluation.page import report_page as report_page
     from hybridrec.evaluation.protocol import evaluate as evaluate
     from hybridrec.evaluation.report import Report as Report
+    from hybridrec.fuse.baselines import ConvexFusion as ConvexFusion
+    from hybridrec.fuse.baselines import ReciprocalRankFusion as ReciprocalRankFusion
     from hybridrec.fuse.linear import LinearFusion as LinearFusion
+    from hybridrec.fuse.trees import TreeFusion as TreeFusion
     from hybridrec.ragged import Ragged as Ragged
     from hybridrec.recall.als import ALS as ALS
+    from hybridrec.recall.ease import EASE as EASE
     from hybridrec.recall.exact_index import ExactIndex as ExactIndex
     from hybridrec.recall.exact_index import top_k as top_k
     from hybridrec.recall.faiss_index import FaissIndex as FaissIndex
     from hybridrec.recall.implicit_model import ImplicitModel as ImplicitModel
+    from hybridrec.recall.item_knn import ItemKNN as ItemKNN
+    from hybridrec.recall.linear_transitions import LinearTransitions as LinearTransitions
     from hybridrec.recall.popularity import Popularity as Popularity
     from hybridrec.recall.text import TextRecall as TextRecall
     from hybridrec.recall.transitions import ItemTransitions as ItemTransitions
     from hybridrec.rerank.cross_encoder import CrossEncoder as CrossEncoder
     from hybridrec.rerank.finetune_config import FineTuning as FineTuning
+    from hybridrec.signals.at_half_life import AtHalfLife as AtHalfLife
+    from hybridrec.signals.histories import HistoryLength as HistoryLength
+    from hybridrec.signals.histories import HistoryStage as HistoryStage
+    from hybridrec.signals.times import ItemAge as ItemAge
+    from hybridrec.signals.times import NewestGap as NewestGap
+    from hybridrec.signals.times import RecentPopularity as RecentPopularity
 
 _HOME = {
     "Candidates": "candidates",
@@ -68,18 +80,30 @@ _HOME = {
     "report_page": "evaluation.page",
     "evaluate": "evaluation.protocol",
     "Report": "evaluation.report",
+    "ConvexFusion": "fuse.baselines",
+    "ReciprocalRankFusion": "fuse.baselines",
     "LinearFusion": "fuse.linear",
+    "TreeFusion": "fuse.trees",
     "progress": "bars",
     "ALS": "recall.als",
+    "EASE": "recall.ease",
     "ExactIndex": "recall.exact_index",
     "top_k": "recall.exact_index",
     "FaissIndex": "recall.faiss_index",
     "ImplicitModel": "recall.implicit_model",
+    "ItemKNN": "recall.item_knn",
+    "LinearTransitions": "recall.linear_transitions",
     "Popularity": "recall.popularity",
     "TextRecall": "recall.text",
     "ItemTransitions": "recall.transitions",
     "CrossEncoder": "rerank.cross_encoder",
     "FineTuning": "rerank.finetune_config",
+    "AtHalfLife": "signals.at_half_life",
+    "HistoryLength": "signals.histories",
+    "HistoryStage": "signals.histories",
+    "ItemAge": "signals.times",
+    "NewestGap": "signals.times",
+    "RecentPopularity": "signals.times",
 }
 _MODULES = {"public": "data.public", "split": "data.split"}
 

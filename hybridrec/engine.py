@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from hybridrec.data import requests
 from hybridrec.data.answers import answer_kind, as_frame
 from hybridrec.data.dataset import Dataset
 from hybridrec.deadline import Deadline
+from hybridrec.fusing import every_kind
+from hybridrec.lessons import Training, TrainingReport
 from hybridrec.persistence import (
     Model,
     known_kinds,
@@ -38,16 +40,15 @@ from hybridrec.persistence import (
 from hybridrec.recall.blend import Blend
 from hybridrec.rerank.vectors import source_for
 from hybridrec.state import python_number
-from hybridrec.training import Training, TrainingReport, train
+from hybridrec.training import train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hybridrec.candidates import Queries
     from hybridrec.evaluation.protocol import StageList
-    from hybridrec.fuse.linear import LinearFusion
     from hybridrec.pipeline import Pipeline, Reranker
-    from hybridrec.protocols import Recaller
+    from hybridrec.protocols import Fusion, Recaller, Signal
 
 _SIDECAR = "histories"
 _BATCH = 256
@@ -59,7 +60,11 @@ class HybridRecommender:
     Args:
         recallers: the first stage, each with a name of its own.
         reranker: the second stage; None leaves it out.
-        fusion: orders candidates by all signals; None leaves the blend's order, or the reranker's.
+        fusion: orders candidates by all signals: a fusion; a list of kinds, of which ``fit`` keeps
+            the one with the best NDCG@10 on validation lists; "auto" for every kind there is; None
+            leaves the blend's order, or the reranker's.
+        signals: scorers that bring no candidates and give those there are one more column each:
+            what only fusion reads. A recaller may be one, too.
         depth: candidates that recall brings for every request.
         rerank_depth: how many of them the reranker reads; None reads all.
         reranker_examples: lists to fine-tune the reranker on at most; None takes all.
@@ -67,26 +72,28 @@ class HybridRecommender:
         seed: of every random choice in ``fit``.
 
     The stages given are settings: ``fit`` trains copies of them, which are then found in
-    ``recallers``, ``reranker`` and ``fusion``. What is fitted is swapped as a whole, so threads may
-    share a recommender: whoever asks while one thread fits or adds items hears the model before or
-    the model after.
+    ``recallers``, ``signals``, ``reranker`` and ``fusion``; ``fusions`` keeps the kinds to try.
+    What is fitted is swapped as a whole, so threads may share a recommender: whoever asks while one
+    thread fits or adds items hears the model before or the model after.
     """
 
     def __init__(
         self,
         recallers: Sequence[Recaller],
         reranker: Reranker | None = None,
-        fusion: LinearFusion | None = None,
+        fusion: Fusion | Sequence[Fusion] | Literal["auto"] | None = None,
         *,
+        signals: Sequence[Signal] = (),
         depth: int = 100,
         rerank_depth: int | None = None,
         reranker_examples: int | None = None,
         fusion_examples: int | None = None,
         seed: int = 0,
     ) -> None:
-        self.recallers = _stages(recallers, reranker, fusion)
+        self.fusions = _kinds(fusion)
+        self.recallers, self.signals = _stages(recallers, signals, reranker, self.fusions)
         self.reranker = reranker
-        self.fusion = fusion
+        self.fusion = self.fusions[0] if len(self.fusions) == 1 else None
         depth = whole_number("depth", depth, least=1)
         if rerank_depth is None:
             rerank_depth = depth
@@ -121,7 +128,10 @@ class HybridRecommender:
                 "Dataset.from_frame(..., items=, item_text=), or leave the reranker out"
             )
         recallers = [copy.copy(recaller) for recaller in self.recallers]
-        pipeline, report = train(recallers, self.reranker, self.fusion, data, self.settings)
+        signals = [copy.copy(signal) for signal in self.signals]
+        pipeline, report = train(
+            recallers, signals, self.reranker, self.fusions, data, self.settings
+        )
         # Through JSON, so that a loaded model's report is equal to this one.
         report = TrainingReport(**json.loads(json.dumps(report.to_json(), default=python_number)))
         retired = np.zeros(data.n_items, dtype=bool)
@@ -131,7 +141,8 @@ class HybridRecommender:
     def _hold(self, model: Model) -> None:
         """Take over ``model``; readers see all of it or nothing, as ``_model`` is set once."""
         pipeline = model.pipeline
-        self.recallers, self.reranker = pipeline.blend.recallers, pipeline.reranker
+        self.recallers, self.signals = pipeline.blend.recallers, pipeline.blend.scorers
+        self.reranker = pipeline.reranker
         self.fusion = pipeline.fusion
         self._model = model
 
@@ -305,11 +316,12 @@ class HybridRecommender:
         data = model.data.with_items(new)
         pipeline, n = model.pipeline, len(new.ids)
         recallers = [copy.copy(recaller) for recaller in pipeline.blend.recallers]
+        signals = [copy.copy(signal) for signal in pipeline.blend.scorers]
         popularity, reranker = copy.copy(pipeline.popularity), copy.copy(pipeline.reranker)
-        for stage in [*recallers, popularity, reranker]:
+        for stage in [*recallers, *signals, popularity, reranker]:
             if stage is not None:
                 stage.add_items(new.texts, n)
-        blend = Blend(recallers, pipeline.blend.weights)
+        blend = Blend(recallers, pipeline.blend.weights, signals)
         pipeline = replace(pipeline, blend=blend, popularity=popularity, reranker=reranker)
         retired = np.append(model.retired, np.zeros(n, dtype=bool))
         self._hold(replace(model, pipeline=pipeline, data=data, retired=retired))
@@ -357,6 +369,7 @@ class HybridRecommender:
             pipeline.blend.recallers,
             pipeline.reranker,
             pipeline.fusion,
+            signals=pipeline.blend.scorers,
             depth=settings.depth,
             rerank_depth=settings.rerank_depth,
             reranker_examples=settings.reranker_examples,
@@ -412,17 +425,21 @@ def _answer(
     )
 
 
-def _stages(recallers: Any, reranker: Any, fusion: Any) -> list[Recaller]:
-    """The recallers as a list; refuses stages that are none, share a name or lack vectors."""
-    if not isinstance(recallers, Sequence):
-        raise InputTypeError(
-            f"recallers is {type(recallers).__name__}; wanted a list such as [hybridrec.ALS()]"
-        )
+def _stages(
+    recallers: Any, signals: Any, reranker: Any, fusions: Sequence[Fusion]
+) -> tuple[list[Recaller], list[Signal]]:
+    """The scorers as lists; refuses stages that are none, share a name or lack vectors."""
+    for name, value in (("recallers", recallers), ("signals", signals)):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise InputTypeError(
+                f"{name} is {type(value).__name__}; wanted a list such as [hybridrec.ALS()]"
+            )
     if not recallers:
         raise InputError("recallers is empty; wanted at least one, such as hybridrec.ALS()")
     wanted = [(f"recallers[{n}]", stage, "recall", "ALS") for n, stage in enumerate(recallers)]
+    wanted += [(f"signals[{n}]", stage, "score", "Popularity") for n, stage in enumerate(signals)]
     wanted += [("reranker", reranker, "finetune", "CrossEncoder")] * (reranker is not None)
-    wanted += [("fusion", fusion, "rank", "LinearFusion")] * (fusion is not None)
+    wanted += [("fusion", fusion, "rank", "LinearFusion") for fusion in fusions]
     for name, stage, method, example in wanted:
         if isinstance(stage, type) or not hasattr(stage, method):
             got = f"the class {stage.__name__}" if isinstance(stage, type) else f"{stage!r:.100}"
@@ -430,14 +447,25 @@ def _stages(recallers: Any, reranker: Any, fusion: Any) -> list[Recaller]:
                 f"{name} is {got}; wanted an object with {method}(...), such as "
                 f"hybridrec.{example}()"
             )
-    names = [stage.name for stage in (*recallers, reranker) if stage is not None]
+    names = [stage.name for stage in (*recallers, *signals, reranker) if stage is not None]
     if len(set(names)) < len(names):
         raise InputError(
-            f"recallers and reranker are named {names}; wanted a name of its own for each: pass "
-            "name= to those of the same kind"
+            f"recallers, signals and reranker are named {names}; wanted a name of its own for "
+            "each: pass name= to those of the same kind"
         )
     source_for(reranker, recallers)
-    return list(recallers)
+    blend = Blend(recallers, scorers=signals)  # refuses a signal that reads what is not there
+    return blend.recallers, blend.scorers
+
+
+def _kinds(fusion: Any) -> list[Fusion]:
+    """The kinds of fusion to try."""
+    if fusion is None:
+        return []
+    if isinstance(fusion, str):
+        one_of("fusion", fusion, ("auto",))
+        return every_kind()
+    return list(fusion) if isinstance(fusion, Sequence) else [fusion]
 
 
 def _limit(name: str, value: int | None) -> int | None:

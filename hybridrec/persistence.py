@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from hybridrec.checks import StorageError
 from hybridrec.data.dataset import Dataset
 from hybridrec.data.ids import IdMap
-from hybridrec.fuse.linear import LinearFusion
+from hybridrec.lessons import Training, TrainingReport
 from hybridrec.pipeline import Pipeline
 from hybridrec.ragged import Ragged
 from hybridrec.recall.blend import Blend
 from hybridrec.recall.popularity import Popularity
 from hybridrec.state import read_state, write_state
-from hybridrec.training import Training, TrainingReport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +61,8 @@ def write_model(model: Model, folder: Path) -> dict[str, Any]:
     pipeline, data = model.pipeline, model.data
     for place, recaller in enumerate(pipeline.blend.recallers):
         recaller.save_files(folder / f"recaller_{place}")
+    for place, signal in enumerate(pipeline.blend.scorers):
+        signal.save_files(folder / f"signal_{place}")
     pipeline.popularity.save_files(folder / "popularity")
     parts = {
         "reranker": pipeline.reranker,
@@ -74,6 +75,7 @@ def write_model(model: Model, folder: Path) -> dict[str, Any]:
     _write_catalogue(data, model.retired, folder / "catalogue")
     return {
         "recallers": [_kind(recaller) for recaller in pipeline.blend.recallers],
+        "signals": [_kind(signal) for signal in pipeline.blend.scorers],
         "blend_weights": pipeline.blend.weights,
         **{name: None if part is None else _kind(part) for name, part in parts.items()},
         "settings": asdict(model.settings),
@@ -106,13 +108,17 @@ def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, ty
         recallers = [
             part(name, f"recaller_{place}") for place, name in enumerate(manifest["recallers"])
         ]
+        # Models saved before there were signals name none.
+        signals = [
+            part(name, f"signal_{place}") for place, name in enumerate(manifest.get("signals", []))
+        ]
         optional = {
             where: None if manifest[where] is None else part(manifest[where], where)
             for where in ("reranker", "fusion", "fusion_with_reranker")
         }
         settings = Training(**manifest["settings"])
         report = TrainingReport(**manifest["report"])
-        blend = Blend(recallers, manifest["blend_weights"])
+        blend = Blend(recallers, manifest["blend_weights"], signals)
     except (KeyError, TypeError) as error:
         raise StorageError(f"the manifest in {folder} is not a recommender's: {error}") from error
     data, retired = _read_catalogue(folder / "catalogue")
@@ -130,14 +136,34 @@ def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, ty
 
 def known_kinds() -> dict[str, type]:
     """The stage classes of hybridrec by name; importing them loads no torch."""
+    from hybridrec.fuse.baselines import ConvexFusion, ReciprocalRankFusion
+    from hybridrec.fuse.linear import LinearFusion
+    from hybridrec.fuse.trees import TreeFusion
     from hybridrec.recall.als import ALS
+    from hybridrec.recall.ease import EASE
     from hybridrec.recall.implicit_model import ImplicitModel
+    from hybridrec.recall.item_knn import ItemKNN
+    from hybridrec.recall.linear_transitions import LinearTransitions
     from hybridrec.recall.text import TextRecall
     from hybridrec.recall.transitions import ItemTransitions
     from hybridrec.rerank.cross_encoder import CrossEncoder
+    from hybridrec.signals.at_half_life import AtHalfLife
+    from hybridrec.signals.histories import HistoryLength, HistoryStage
+    from hybridrec.signals.times import ItemAge, NewestGap, RecentPopularity
 
-    recallers = (ALS, ImplicitModel, ItemTransitions, Popularity, TextRecall)
-    kinds: tuple[type, ...] = (*recallers, LinearFusion, CrossEncoder)
+    recallers = (
+        ALS,
+        EASE,
+        ImplicitModel,
+        ItemKNN,
+        ItemTransitions,
+        LinearTransitions,
+        Popularity,
+        TextRecall,
+    )
+    signals = (AtHalfLife, HistoryLength, HistoryStage, ItemAge, NewestGap, RecentPopularity)
+    fusions = (ConvexFusion, LinearFusion, ReciprocalRankFusion, TreeFusion)
+    kinds: tuple[type, ...] = (*recallers, *signals, *fusions, CrossEncoder)
     return {kind.__name__: kind for kind in kinds}
 
 

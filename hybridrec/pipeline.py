@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hybridrec.candidates import Queries
     from hybridrec.deadline import Deadline
     from hybridrec.evaluation.report import Kind
-    from hybridrec.fuse.linear import LinearFusion
+    from hybridrec.protocols import Fusion
     from hybridrec.ragged import Items, Mask, Scores
     from hybridrec.recall.blend import Blend
     from hybridrec.recall.popularity import Popularity
@@ -83,7 +83,7 @@ class Pipeline:
         blend: the fitted recallers and how their lists merge.
         popularity: the answer to an empty history.
         reranker: scores the first ``rerank_depth`` candidates; None leaves the stage out.
-        fusion: orders candidates by the recallers' signals; None keeps the blend's order.
+        fusion: orders candidates by the signals on them; None keeps the blend's order.
         fusion_with_reranker: the same with the reranker's signal, for what it has scored.
         depth: candidates that recall brings.
         rerank_depth: how many of them, from the top of the blend, the reranker reads.
@@ -92,8 +92,8 @@ class Pipeline:
     blend: Blend
     popularity: Popularity
     reranker: Reranker | None
-    fusion: LinearFusion | None
-    fusion_with_reranker: LinearFusion | None
+    fusion: Fusion | None
+    fusion_with_reranker: Fusion | None
     depth: int
     rerank_depth: int
 

@@ -47,19 +47,12 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
-class Recaller(Scorer, Protocol):
-    """A scorer that can also search the whole catalogue, and that is fitted to interactions.
+class Signal(Scorer, Protocol):
+    """A scorer that is fitted to interactions: one more column for the fusion to read.
 
     The engine works on shallow copies and swaps them in when all is well, so ``fit``, ``refit`` and
     ``add_items`` bind new state and never write into the old: others may be reading it.
     """
-
-    half_life: float | None
-    """Events after which a history item counts half when asked; None weighs all alike."""
-
-    @property
-    def half_lives(self) -> tuple[float | None, ...]:
-        """The values of ``half_life`` worth trying on validation events; () where it is fixed."""
 
     def fit(self, data: FitData) -> Self:
         """Learn from ``data``; returns itself."""
@@ -71,11 +64,81 @@ class Recaller(Scorer, Protocol):
         factors and aligns the new ones to them.
         """
 
+    def add_items(self, texts: Sequence[str] | None, n: int) -> None:
+        """Make room for ``n`` new, cold items behind the last code (``texts`` are theirs)."""
+
+    def save_files(self, folder: Path) -> None:
+        """Write the fitted state as plain files."""
+
+    @classmethod
+    def load_files(cls, folder: Path) -> Self:
+        """Read what :meth:`save_files` wrote."""
+
+
+@runtime_checkable
+class Recaller(Signal, Protocol):
+    """A signal that can also search the whole catalogue."""
+
+    half_life: float | None
+    """Events after which a history item counts half when asked; None weighs all alike."""
+
+    @property
+    def half_lives(self) -> tuple[float | None, ...]:
+        """The values of ``half_life`` worth trying on validation events; () where it is fixed."""
+
     def recall(self, queries: Queries, k: int) -> Candidates:
         """The best ``k`` items of the catalogue, those excluded and not allowed left out."""
 
-    def add_items(self, texts: Sequence[str] | None, n: int) -> None:
-        """Make room for ``n`` new, cold items behind the last code (``texts`` are theirs)."""
+
+@runtime_checkable
+class ReadsRecaller(Protocol):
+    """A signal that asks a recaller beside it."""
+
+    @property
+    def reads(self) -> str:
+        """The name of that recaller, which may be a signal itself."""
+
+    def use(self, source: Recaller) -> Self:
+        """Read ``source`` from now on.
+
+        The blend calls this whenever its recallers are others: before fit A, after loading, and
+        when items were added.
+        """
+
+
+@runtime_checkable
+class Fusion(Protocol):
+    """Orders candidates by the signals on them.
+
+    It reads nothing else: what is to be known of a query or an item is a signal too, the same all
+    along a list where it is about the query. What it learns must hold after a refit, which rescales
+    signals: so it reads a signal relative to its list, unless the scale itself is kept.
+    """
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The columns it was fitted on, in order; () before ``fit``."""
+
+    def fit(self, candidates: Candidates, targets: Items) -> Self:
+        """Learn from n lists, each of which holds the item (n,) that was chosen; returns itself.
+
+        The same lists give the same bits.
+
+        Raises:
+            InputError: a list does not hold its target.
+            FitError: there is no list, or nothing can be learned from these.
+        """
+
+    def score(self, candidates: Candidates) -> Scores:
+        """(B, K) float32, larger is better, -inf on padding.
+
+        Raises:
+            NotFittedError: before ``fit``.
+            InputError: a signal it was fitted on is missing.
+        """
+
+    def rank(self, candidates: Candidates) -> Candidates:
+        """The candidates in the fused order."""
 
     def save_files(self, folder: Path) -> None:
         """Write the fitted state as plain files."""

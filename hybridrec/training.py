@@ -4,7 +4,8 @@
 2.  Fit A: every recaller on the base events only.
 3.  Each learning event is asked of fit A with the history before it.
 4.  The reranker learns from the lists of the users in R, early-stopped on a tenth of them.
-5.  Two fusions, without and with the reranker's signal, learn from the same lists of users in F.
+5.  Two fusions, without and with the reranker's signal, learn from the same lists of users in F
+    (:mod:`hybridrec.fusing`); without a reranker one, from the lists of all users.
 6.  Half-lives and blend weights are chosen on the events that fit A has not seen; validation
     events train no weight.
 7.  Fit D: the recallers again, on everything given, every choice kept.
@@ -13,18 +14,19 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hybridrec.bars import track
 from hybridrec.checks import FitError
-from hybridrec.data.learning import EVENTS_A_LEARNING_EVENT, LearningPlan, LearningRows
+from hybridrec.data.learning import LearningPlan
 from hybridrec.evaluation.metrics import per_user
+from hybridrec.fusing import Fusing
+from hybridrec.lessons import Training, TrainingReport, learning_lists
 from hybridrec.pipeline import Pipeline
+from hybridrec.protocols import Recaller
 from hybridrec.ragged import Ragged
 from hybridrec.recall.blend import Blend
 from hybridrec.recall.popularity import Popularity
@@ -33,11 +35,10 @@ from hybridrec.rerank.vectors import give_vectors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hybridrec.candidates import Candidates, Queries
+    from hybridrec.candidates import Queries
     from hybridrec.data.dataset import Dataset
-    from hybridrec.fuse.linear import LinearFusion
     from hybridrec.pipeline import Reranker
-    from hybridrec.protocols import Recaller
+    from hybridrec.protocols import Fusion, Signal
 
 _log = logging.getLogger("hybridrec")
 
@@ -47,71 +48,23 @@ _CHOICE_EVENTS = 5000
 _BLEND_WEIGHTS = (0.25, 0.5, 1.0, 2.0)
 
 
-@dataclass(frozen=True)
-class Training:
-    """What to train and how much of it.
-
-    Attributes:
-        depth: candidates a list.
-        rerank_depth: candidates that the reranker reads.
-        reranker_examples: lists to fine-tune on at most; None takes all.
-        fusion_examples: lists to fit the fusions on at most; None takes all.
-        seed: of the deal of users to R and F, and of the samples.
-    """
-
-    depth: int
-    rerank_depth: int
-    reranker_examples: int | None
-    fusion_examples: int | None
-    seed: int
-
-
-@dataclass
-class TrainingReport:
-    """What happened in ``fit``.
-
-    Attributes:
-        users: users in the data.
-        users_without_rows: of them, those with too few events to learn from.
-        rows: lists that each part learnt from.
-        asked: learning events asked of recall for them.
-        missed: of those asked, positives that recall missed.
-        half_lives: the choice for each recaller.
-        blend_weights: the choice for each recaller.
-        reranker: the log of its fine-tuning.
-    """
-
-    users: int = 0
-    users_without_rows: int = 0
-    rows: dict[str, int] = field(default_factory=dict)
-    asked: dict[str, int] = field(default_factory=dict)
-    missed: dict[str, int] = field(default_factory=dict)
-    half_lives: dict[str, float | None] = field(default_factory=dict)
-    blend_weights: dict[str, float] = field(default_factory=dict)
-    reranker: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, eq=False)
-class Lists:
-    """Learning rows with the candidates that fit A gave them: those whose target recall found."""
-
-    rows: LearningRows
-    queries: Queries
-    candidates: Candidates
-
-
 def train(
     recallers: Sequence[Recaller],
+    signals: Sequence[Signal],
     reranker: Reranker | None,
-    fusion: LinearFusion | None,
+    fusions: Sequence[Fusion],
     data: Dataset,
     settings: Training,
 ) -> tuple[Pipeline, TrainingReport]:
     """Fit every stage to ``data`` (steps 1 to 7).
+
+    Args:
+        recallers: fitted in place; the reranker and the fusions are copied.
+        signals: fitted in place; columns beside those of the recallers.
+        reranker: None leaves the stage out.
+        fusions: kinds to try, the best of which serves; none leaves the order before them.
+        data: what to learn from.
+        settings: how much of it.
 
     Raises:
         FitError: there is nothing that the reranker could learn from.
@@ -119,53 +72,18 @@ def train(
     plan = LearningPlan.of(data, settings.seed)
     report = TrainingReport(users=len(data.histories), users_without_rows=plan.users_without_rows)
     base = data.keep_events(plan.base)
-    for recaller in track(recallers, "fit A", len(recallers)):
-        recaller.fit(base)
-    blend = _choose(recallers, plan, data, settings, report)
+    scorers = [*recallers, *signals]
+    for scorer in track(scorers, "fit A", len(scorers)):
+        scorer.fit(base)
+    blend = _choose(recallers, signals, plan, data, settings, report)
     if reranker is not None:
         reranker = _finetuned(reranker, blend, plan, data, settings, report)
-    fusions = _fusions(fusion, reranker, blend, plan, data, settings, report)
-    for recaller in track(recallers, "fit D", len(recallers)):
-        recaller.refit(data)
+    fused = Fusing(fusions, blend, plan, data, settings, report).fitted(reranker)
+    for scorer in track(scorers, "fit D", len(scorers)):
+        scorer.refit(data)
     popularity = Popularity().fit(data)
     depths = (settings.depth, settings.rerank_depth)
-    return Pipeline(blend, popularity, reranker, *fusions, *depths), report
-
-
-def learning_lists(
-    name: str,
-    rows: LearningRows,
-    most: int | None,
-    blend: Blend,
-    data: Dataset,
-    depth: int,
-    report: TrainingReport,
-    generator: np.random.Generator,
-) -> Lists:
-    """Step 3: at most ``most`` of ``rows``, each with the top ``depth`` of the blend.
-
-    Only lists that hold their target are kept: a positive that recall missed would teach, against
-    negatives from inside the list, to prefer what recall dislikes. So twice as many are asked.
-    """
-    rows = rows.sample(None if most is None else 2 * most, generator)
-    queries = rows.queries(data)
-    candidates = blend.candidates(queries, depth)
-    found = np.flatnonzero((candidates.items == rows.targets[:, None]).any(axis=1))
-    kept = found
-    if most is not None and len(found) > most:
-        kept = np.sort(generator.choice(found, most, replace=False))
-    report.rows[name] = len(kept)
-    report.asked[name] = len(rows)
-    report.missed[name] = len(rows) - len(found)
-    _log.info(
-        "%s: %d lists of %d candidates to learn from; of %d events asked recall missed %d",
-        name,
-        len(kept),
-        depth,
-        len(rows),
-        report.missed[name],
-    )
-    return Lists(rows.select(kept), queries.select(kept), candidates.select(kept))
+    return Pipeline(blend, popularity, reranker, *fused, *depths), report
 
 
 def _finetuned(
@@ -202,48 +120,9 @@ def _finetuned(
     return reranker
 
 
-def _fusions(
-    fusion: LinearFusion | None,
-    reranker: Reranker | None,
-    blend: Blend,
-    plan: LearningPlan,
-    data: Dataset,
-    settings: Training,
-    report: TrainingReport,
-) -> tuple[LinearFusion | None, LinearFusion | None]:
-    """Step 5: the fusion without the reranker's signal and, where there is one, with it.
-
-    Without a list to learn from there is none, and the order of the stage before it stands.
-    """
-    if fusion is None:
-        return None, None
-    generator = np.random.default_rng(settings.seed + 1)
-    depth = settings.depth if reranker is None else settings.rerank_depth
-    most = settings.fusion_examples
-    lists = learning_lists("fusion", plan.fusion, most, blend, data, depth, report, generator)
-    if not len(lists.rows):
-        _log.warning(
-            "no list to fit the fusion to, so candidates keep the %s order: of %d learning events "
-            "asked recall missed %d; %d of %d users have fewer than %d events, and the fusion "
-            "learns from a quarter of the others",
-            "blend's" if reranker is None else "reranker's",
-            report.asked["fusion"],
-            report.missed["fusion"],
-            report.users_without_rows,
-            report.users,
-            EVENTS_A_LEARNING_EVENT,
-        )
-        return None, None
-    without = copy.deepcopy(fusion).fit(lists.candidates, lists.rows.targets)
-    if reranker is None:
-        return without, None
-    scores = reranker.score(lists.queries, lists.candidates.items)
-    candidates = lists.candidates.with_signal(reranker.name, scores)
-    return without, copy.deepcopy(fusion).fit(candidates, lists.rows.targets)
-
-
 def _choose(
     recallers: Sequence[Recaller],
+    signals: Sequence[Signal],
     plan: LearningPlan,
     data: Dataset,
     settings: Training,
@@ -257,10 +136,11 @@ def _choose(
     rows = plan.unseen.sample(_CHOICE_EVENTS, np.random.default_rng(settings.seed + 2))
     if not len(rows):
         _log.warning("no user has two events: half-lives and blend weights stay at their defaults")
-        return Blend(recallers)
+        return Blend(recallers, scorers=signals)
     queries = rows.queries(data)
     targets = Ragged.from_rows([[target] for target in rows.targets])
-    for recaller in track(recallers, "half-lives", len(recallers)):
+    remembering = [*recallers, *(signal for signal in signals if isinstance(signal, Recaller))]
+    for recaller in track(remembering, "half-lives", len(remembering)):
         found: dict[float | None, float] = {}
         for half_life in recaller.half_lives if data.ordered else ():
             recaller.half_life = half_life
@@ -275,10 +155,10 @@ def _choose(
                 {str(half_life): round(ndcg, 4) for half_life, ndcg in found.items()},
             )
         report.half_lives[recaller.name] = recaller.half_life
-    blend = _weighted(recallers, queries, targets, settings)
-    report.blend_weights = blend.weights
-    _log.info("blend weights: %s", blend.weights)
-    return blend
+    weights = _weighted(recallers, queries, targets, settings).weights
+    report.blend_weights = weights
+    _log.info("blend weights: %s", weights)
+    return Blend(recallers, weights, signals)
 
 
 def _weighted(

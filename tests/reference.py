@@ -87,3 +87,64 @@ def top_k(scores, k, exclude=None, allow=None):
         for place, (score, i) in enumerate(ranked[:k]):
             items[b, place], best[b, place] = i, -score
     return items, best
+
+
+def user_item_matrix(rows, n_items):
+    """(U, I): what each row's events of an item weigh together."""
+    x = np.zeros((len(rows), n_items))
+    weights = np.ones(len(rows.items)) if rows.weights is None else rows.weights.astype(float)
+    for u in range(len(rows)):
+        for e in range(rows.indptr[u], rows.indptr[u + 1]):
+            x[u, rows.items[e]] += weights[e]
+    return x
+
+
+def item_weights_ease(rows, n_items, regularization):
+    """(I, I): B of Steck (arXiv 1905.03375), eq. 8, from the inverse of the whole matrix."""
+    x = user_item_matrix(rows, n_items)
+    p = np.linalg.inv(x.T @ x + regularization * np.eye(n_items))
+    b = np.eye(n_items) - p / np.diag(p)
+    np.fill_diagonal(b, 0)
+    return b
+
+
+def history_scores(table, histories, half_life):
+    """(B, I): the rows of ``table`` (I, I) summed over each history, by weight and recency."""
+    out = np.zeros((len(histories), len(table)))
+    plain = np.ones(len(histories.items)) if histories.weights is None else histories.weights
+    for row in range(len(histories)):
+        end = histories.indptr[row + 1]
+        for e in range(histories.indptr[row], end):
+            recency = 1.0 if half_life is None else 0.5 ** ((end - 1 - e) / half_life)
+            out[row] += plain[e] * recency * table[histories.items[e]]
+    return out
+
+
+def item_weights_knn(rows, n_items, neighbours, shrinkage):
+    """(I, I): shrunk cosines, of every row the largest kept; of equal ones the lower codes."""
+    x = user_item_matrix(rows, n_items)
+    products, lengths = x.T @ x, np.linalg.norm(x, axis=0)
+    table = np.zeros((n_items, n_items))
+    for a in range(n_items):
+        others = [b for b in range(n_items) if b != a and products[a, b] > 0]
+        alike = {b: products[a, b] / (lengths[a] * lengths[b] + shrinkage) for b in others}
+        for b in sorted(others, key=lambda b: (-alike[b], b))[:neighbours]:
+            table[a, b] = alike[b]
+    return table
+
+
+def item_weights_linear_transitions(rows, n_items, regularization, memory):
+    """(I, I): every state and every next item written out, then the normal equations."""
+    states, nexts = [], []
+    for u in range(len(rows)):
+        items = rows.items[rows.indptr[u] : rows.indptr[u + 1]]
+        for here in range(1, len(items)):
+            state = np.zeros(n_items)
+            for before in range(here):
+                state[items[before]] += 0.5 ** ((here - 1 - before) / memory)
+            states.append(state)
+            nexts.append(np.eye(n_items)[items[here]])
+    if not states:
+        return np.zeros((n_items, n_items))
+    s, e = np.array(states), np.array(nexts)
+    return np.linalg.solve(s.T @ s + regularization * np.eye(n_items), s.T @ e)

@@ -49,6 +49,16 @@ class LearningRows:
     def __len__(self) -> int:
         return len(self.users)
 
+    @classmethod
+    def together(cls, *parts: LearningRows) -> LearningRows:
+        """The rows of ``parts``, one part behind the other."""
+        return cls(
+            *(
+                np.concatenate([getattr(rows, name) for rows in parts])
+                for name in ("users", "events", "positions", "targets")
+            )
+        )
+
     def select(self, chosen: NDArray[np.int64] | Mask) -> LearningRows:
         """The rows ``chosen``: places or a mask."""
         return LearningRows(
@@ -111,15 +121,14 @@ class LearningPlan:
     users_without_rows: int
 
     @property
+    def learning(self) -> LearningRows:
+        """The learning rows of every user."""
+        return LearningRows.together(self.reranker, self.stopping, self.fusion)
+
+    @property
     def unseen(self) -> LearningRows:
         """Every event that fit A does not see, validation first."""
-        parts = (self.validation, self.reranker, self.stopping, self.fusion)
-        return LearningRows(
-            *(
-                np.concatenate([getattr(rows, name) for rows in parts])
-                for name in ("users", "events", "positions", "targets")
-            )
-        )
+        return LearningRows.together(self.validation, self.learning)
 
     @classmethod
     def of(cls, data: Dataset, seed: int) -> LearningPlan:

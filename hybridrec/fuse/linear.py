@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hybridrec.checks import FitError, InputError, NotFittedError, real_number
-from hybridrec.state import config_from_json, config_to_json, read_state, write_state
+from hybridrec.checks import FitError, real_number, whole_number
+from hybridrec.fuse.features import standardised
+from hybridrec.fuse.fusion import ListFusion, sampled
+from hybridrec.fuse.listwise import most_likely
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from hybridrec.candidates import Candidates
-    from hybridrec.ragged import Items, Scores
+    from numpy.typing import NDArray
 
-_log = logging.getLogger("hybridrec")
+    from hybridrec.fuse.fusion import Arrays
+    from hybridrec.ragged import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +27,19 @@ class LinearFusionConfig:
 
     Attributes:
         regularization: L2 weight on the coefficients, a list.
+        lists: lists learned from at most; None takes all.
     """
 
     regularization: float = 1e-3
+    lists: int | None = 10_000
 
     def __post_init__(self) -> None:
         real_number("regularization", self.regularization, least=0.0)
+        if self.lists is not None:
+            whole_number("lists", self.lists, least=1)
 
 
-class LinearFusion:
+class LinearFusion(ListFusion[LinearFusionConfig]):
     """A linear model over standardised signals, trained listwise.
 
     Every signal gives two features, itself and its signed square root (heavy-tailed counts and
@@ -43,118 +47,41 @@ class LinearFusion:
     rescales a signal leaves the model valid. The coefficients minimise the softmax cross-entropy
     of the target among its list (ListNet's top-one loss: Cao et al., ICML 2007).
 
+    Args:
+        regularization: L2 weight on the coefficients, a list.
+        lists: lists learned from at most, a seeded sample; a model this small gains nothing from
+            more. None takes all.
+
     Attributes:
         signals: the names it was fitted on, in order.
         coefficients: (2 x signals,) float64: values first, roots behind.
     """
 
-    def __init__(self, *, regularization: float = 1e-3) -> None:
-        self.config = LinearFusionConfig(regularization=regularization)
-        self.signals: tuple[str, ...] = ()
+    _config = LinearFusionConfig
+
+    def __init__(self, *, regularization: float = 1e-3, lists: int | None = 10_000) -> None:
+        super().__init__(LinearFusionConfig(regularization=regularization, lists=lists))
         self.coefficients: NDArray[np.float64] | None = None
 
-    def fit(self, candidates: Candidates, targets: Items) -> Self:
-        """Learn from lists that hold their target.
-
-        Args:
-            candidates: n lists with the signals to fuse.
-            targets: (n,) the item of each list that the user chose.
-
-        Raises:
-            InputError: a list does not hold its target.
-            FitError: there is no list, or the optimiser does not converge.
-        """
-        from scipy.optimize import minimize
-
-        if not len(candidates) or not candidates.signals:
-            raise FitError(
-                f"no list to learn the fusion from ({len(candidates)} lists, "
-                f"{len(candidates.signals)} signals): the recall stage missed every learning event"
-            )
-        hit = candidates.items == np.asarray(targets)[:, None]
-        if not hit.any(axis=1).all():
-            raise InputError(
-                f"list {int(np.flatnonzero(~hit.any(axis=1))[0])} does not hold its target; "
-                "leave out the lists whose positive recall missed"
-            )
-        self.signals = tuple(candidates.signals)
-        features = self._features(candidates)
-        place = hit.argmax(axis=1)
-        rows = np.arange(len(candidates))
-        penalty = np.where(candidates.valid, 0.0, -np.inf)
-
-        def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            logits = features @ weights + penalty
-            logits -= logits.max(axis=1, keepdims=True)
-            odds = np.exp(logits)
-            share = odds / odds.sum(axis=1, keepdims=True)
-            value = -np.log(np.maximum(share[rows, place], 1e-300)).mean()
-            share[rows, place] -= 1.0
-            slope = np.einsum("bk,bkf->f", share, features) / len(rows)
-            regularization = self.config.regularization
-            return value + regularization * weights @ weights, slope + 2 * regularization * weights
-
-        result = minimize(
-            loss, np.zeros(features.shape[2]), jac=True, method="L-BFGS-B", options={"maxiter": 500}
+    def _learn(self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        rows = sampled(self.config.lists, len(sizes), 0)
+        sizes = sizes[rows]
+        features = standardised(np.ascontiguousarray(columns[:, rows]), sizes)
+        self.coefficients = most_likely(
+            features,
+            np.arange(features.shape[1]) < sizes[:, None],
+            places[rows],
+            regularization=self.config.regularization,
         )
-        if not np.isfinite(result.x).all():
-            raise FitError(f"the fusion did not converge: {result.message}")
-        self.coefficients = result.x
-        _log.debug("fusion: loss %.4f over %d lists", result.fun, len(rows))
-        return self
 
-    def score(self, candidates: Candidates) -> Scores:
-        """(B, K) float32, -inf on padding.
-
-        Raises:
-            NotFittedError: before ``fit``.
-            InputError: a signal it was fitted on is missing.
-        """
+    def _scored(self, columns: Scores, sizes: NDArray[np.int64]) -> NDArray[Any]:
         if self.coefficients is None:
-            raise NotFittedError("this fusion is not fitted: call fit, or load a model that is")
-        missing = [name for name in self.signals if name not in candidates.signals]
-        if missing:
-            raise InputError(
-                f"candidates carry no signal {missing[0]!r}; the fusion was fitted on "
-                f"{list(self.signals)}: use the one fitted without it"
-            )
-        fused = self._features(candidates) @ self.coefficients
-        return np.where(candidates.valid, fused, -np.inf).astype(np.float32)
+            raise FitError("this fusion holds no coefficients: fit it again")
+        scores: NDArray[Any] = standardised(columns, sizes) @ self.coefficients
+        return scores
 
-    def rank(self, candidates: Candidates) -> Candidates:
-        """The candidates in the fused order."""
-        return candidates.reordered(self.score(candidates))
+    def _arrays(self) -> Arrays:
+        return {} if self.coefficients is None else {"coefficients": self.coefficients}
 
-    def _features(self, candidates: Candidates) -> NDArray[np.float64]:
-        """(B, K, 2 x signals) float64, mean 0 and deviation 1 over each list, 0 on padding."""
-        raw = np.stack([candidates.signals[name] for name in self.signals], axis=2)
-        raw = raw.astype(np.float64)
-        both = np.concatenate([raw, np.sign(raw) * np.sqrt(np.abs(raw))], axis=2)
-        valid = candidates.valid[:, :, None]
-        count = np.maximum(valid.sum(axis=1, keepdims=True), 1)
-        centred = np.where(valid, both, 0.0)
-        centred = np.where(valid, both - centred.sum(axis=1, keepdims=True) / count, 0.0)
-        deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
-        # A signal that is the same on the whole list tells nothing apart: it stays 0.
-        flat = deviation <= 1e-9 * np.maximum(np.abs(both).max(axis=1, keepdims=True), 1e-30)
-        standard: NDArray[np.float64] = np.where(
-            flat, 0.0, centred / np.where(flat, 1.0, deviation)
-        )
-        return standard
-
-    def save_files(self, folder: Path) -> None:
-        """Write settings, signal names and coefficients."""
-        if self.coefficients is None:
-            raise NotFittedError("this fusion is not fitted: there is nothing to save")
-        settings = {"config": config_to_json(self.config), "signals": list(self.signals)}
-        write_state(folder, settings, {"coefficients": self.coefficients})
-
-    @classmethod
-    def load_files(cls, folder: Path) -> Self:
-        """Read what :meth:`save_files` wrote."""
-        settings, arrays = read_state(folder)
-        fusion = cls()
-        fusion.config = config_from_json(LinearFusionConfig, settings["config"])
-        fusion.signals = tuple(settings["signals"])
-        fusion.coefficients = arrays["coefficients"]
-        return fusion
+    def _take(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.coefficients = arrays["coefficients"]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import threading
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from hybridrec import _core
 from hybridrec.bars import track
 from hybridrec.checks import FitError, InputTypeError, one_of, real_number, whole_number
 from hybridrec.ragged import Ragged
+from hybridrec.recall.blas import blas_threads
 from hybridrec.recall.promises import check_half_life, check_name
 
 if TYPE_CHECKING:
@@ -110,7 +108,8 @@ class FixedSide:
                 "the factors outgrew float32: scale the weights down or raise regularization "
                 f"(now {config.regularization:g})"
             )
-        with _BLAS_LOCK, _blas().limit(limits=1):
+        # On one thread the axes have the same bits for any number of CPUs.
+        with blas_threads(1):
             spectrum, axes = np.linalg.eigh(gram)
         self.axes = np.ascontiguousarray(axes, dtype=np.float32)
         # What rounding leaves of an eigenvalue of nothing is nothing.
@@ -173,20 +172,6 @@ class FixedSide:
     def _scalars(self) -> dict[str, Any]:
         config = self._config
         return {"alpha": config.alpha, "target": config.target, "threads": self._threads}
-
-
-_BLAS_LOCK = threading.Lock()
-"""Two settings of the process' BLAS at once would each put back what the other made."""
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """NumPy's BLAS, to be held to one thread.
-
-    The axes then have the same bits for any number of CPUs, and nothing waits for threads that have
-    none (BLAS does not see a container's quota).
-    """
-    return ThreadpoolController().select(user_api="blas")
 
 
 def factorise(rows: Ragged, items: Scores, config: ALSConfig, *, threads: int) -> Scores:

@@ -9,12 +9,13 @@ from numba import njit
 
 from hybridrec.candidates import Candidates
 from hybridrec.checks import InputError, whole_number
+from hybridrec.protocols import ReadsRecaller, Recaller
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hybridrec.candidates import Queries
-    from hybridrec.protocols import Recaller
+    from hybridrec.protocols import Signal
     from hybridrec.ragged import Items, Scores
 
 # Cormack, Clarke & Buettcher (SIGIR 2009) found fusion by reciprocal rank flat around 60.
@@ -32,21 +33,45 @@ class Blend:
     Args:
         recallers: fitted, with distinct names.
         weights: name -> weight >= 0 of a recaller in the order; 1 where it is not named.
+        scorers: fitted scorers that only give the candidates their columns, and bring none.
     """
 
     def __init__(
-        self, recallers: Sequence[Recaller], weights: Mapping[str, float] | None = None
+        self,
+        recallers: Sequence[Recaller],
+        weights: Mapping[str, float] | None = None,
+        scorers: Sequence[Signal] = (),
     ) -> None:
         self.recallers = list(recallers)
+        self.scorers = list(scorers)
         names = [recaller.name for recaller in self.recallers]
-        if not names or len(set(names)) < len(names):
+        every = [*names, *(scorer.name for scorer in self.scorers)]
+        if not names or len(set(every)) < len(every):
             raise InputError(
-                f"recallers are named {names}; wanted at least one, each with a name of its own: "
-                "pass name= to those of the same kind"
+                f"recallers and signals are named {every}; wanted at least one recaller, and each "
+                "with a name of its own: pass name= to those of the same kind"
             )
+        self._lend()
         self.weights = dict.fromkeys(names, 1.0) | dict(weights or {})
         if set(self.weights) != set(names) or min(self.weights.values()) < 0:
             raise InputError(f"weights is {weights}; wanted weights >= 0 for some of {names}")
+
+    def _lend(self) -> None:
+        """Give every scorer that reads a recaller the one it names."""
+        able = {
+            scorer.name: scorer
+            for scorer in (*self.recallers, *self.scorers)
+            if isinstance(scorer, Recaller)
+        }
+        for scorer in self.scorers:
+            if not isinstance(scorer, ReadsRecaller):
+                continue
+            if scorer.reads not in able:
+                raise InputError(
+                    f"the signal {scorer.name!r} reads {scorer.reads!r}, which is not among the "
+                    f"recallers {sorted(able)}: name one of these"
+                )
+            scorer.use(able[scorer.reads])
 
     def lists(self, queries: Queries, depth: int) -> list[Candidates]:
         """Each recaller's own best ``depth`` items."""
@@ -77,7 +102,7 @@ class Blend:
         return merged
 
     def candidates(self, queries: Queries, depth: int) -> Candidates:
-        """The best ``depth`` of the union, with every recaller's score as a signal."""
+        """The best ``depth`` of the union, with every recaller's and scorer's column."""
         parts = [
             self._signals(part, *self.merge(self.lists(part, depth), depth))
             for _, part in queries.batches(_BATCH)
@@ -87,8 +112,8 @@ class Blend:
     def _signals(self, queries: Queries, items: Items, scores: Scores) -> Candidates:
         valid = items >= 0
         signals = {
-            recaller.name: np.where(valid, recaller.score(queries, items), 0).astype(np.float32)
-            for recaller in self.recallers
+            scorer.name: np.where(valid, scorer.score(queries, items), 0).astype(np.float32)
+            for scorer in (*self.recallers, *self.scorers)
         }
         return Candidates.ranked(items, scores, signals)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     Rows = Callable[[Queries], Scores]
     """(B, I) float32: what every item of the catalogue scores for each query."""
+    Pairs = Callable[[Queries, Items], Scores]
+    """(B, K) float32: what items (B, K) score for each query; anything at code -1."""
     QueryVectors = Callable[[Queries], Scores]
     """(B, F) float32: what items' vectors are multiplied with for each query."""
 
@@ -97,6 +99,11 @@ def score_rows(rows: Rows, queries: Queries, items: Items) -> Scores:
     return _scored(pairs, queries, check_pairs(queries, items), _batch_size(queries.n_items))
 
 
+def score_pairs(pairs: Pairs, queries: Queries, items: Items) -> Scores:
+    """(B, K) float32, what ``pairs`` gives at ``items`` (B, K); -inf where the code is -1."""
+    return _scored(pairs, queries, check_pairs(queries, items), _BATCH)
+
+
 def recall_vectors(
     name: str, vectors: QueryVectors, index: VectorIndex, queries: Queries, k: int
 ) -> Candidates:
@@ -152,9 +159,7 @@ def _recalled(
     return Candidates(found, scores, {name: np.where(found >= 0, scores, 0)})
 
 
-def _scored(
-    pairs: Callable[[Queries, Items], Scores], queries: Queries, items: Items, size: int
-) -> Scores:
+def _scored(pairs: Pairs, queries: Queries, items: Items, size: int) -> Scores:
     """What ``pairs`` gives for each batch of ``size`` queries; -inf where the code is -1."""
     scores = np.empty(items.shape, dtype=np.float32)
     for part, batch in queries.batches(size):

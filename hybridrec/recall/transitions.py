@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from hybridrec.checks import FitError, InputError, real_number, whole_number
-from hybridrec.recall.promises import (
-    check_half_life,
-    check_name,
-    check_queries,
-    fitted,
-    recall_rows,
-    score_rows,
-)
-from hybridrec.state import config_from_json, config_to_json, read_state, write_state
+from hybridrec.recall.item_tables import SparseTable
+from hybridrec.recall.item_to_item import ItemToItem
+from hybridrec.recall.promises import check_half_life, check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from hybridrec.candidates import Candidates, Queries
+    from hybridrec.candidates import Queries
     from hybridrec.protocols import FitData
-    from hybridrec.ragged import Items, Ragged, Scores
+    from hybridrec.ragged import Ragged
 
-_HALF_LIVES = (1.0, 2.0, 3.0, 5.0, 8.0, 15.0)
-_ORDER = (
+NEEDS_ORDER = (
     "transitions are about what follows what: give the interactions a time column "
-    "(time=...), or leave ItemTransitions out of the recallers"
+    "(time=...), or leave this recaller out"
 )
 
 
@@ -51,19 +40,7 @@ class TransitionsConfig:
         check_name(self.name)
 
 
-class _Table(NamedTuple):
-    """T as CSR: row a holds the items that follow a. ``indptr`` (I + 1,), the others (nnz,)."""
-
-    indptr: NDArray[np.int64]
-    items: NDArray[np.int32]
-    values: Scores
-
-    @property
-    def n_items(self) -> int:
-        return len(self.indptr) - 1
-
-
-class ItemTransitions:
+class ItemTransitions(ItemToItem[TransitionsConfig]):
     """Scores item b by how often it came soon after the items of the history.
 
     T[a, b] is the sum of 1 / gap over every time b follows a within ``window`` events of one user
@@ -79,7 +56,10 @@ class ItemTransitions:
         name: the column that the scores fill.
     """
 
-    half_life: float | None
+    _config = TransitionsConfig
+    _table = SparseTable
+    _half_lives = (1.0, 2.0, 3.0, 5.0, 8.0, 15.0)
+    _first_half_life = 3.0
 
     def __init__(
         self,
@@ -89,21 +69,9 @@ class ItemTransitions:
         half_life: float | Literal["auto"] | None = "auto",
         name: str = "item transitions",
     ) -> None:
-        self.config = TransitionsConfig(
-            window=window, smoothing=smoothing, half_life=half_life, name=name
+        super().__init__(
+            TransitionsConfig(window=window, smoothing=smoothing, half_life=half_life, name=name)
         )
-        self.half_life = 3.0 if half_life == "auto" else half_life
-        self._table: _Table | None = None
-
-    @property
-    def name(self) -> str:
-        """The column that its scores fill."""
-        return self.config.name
-
-    @property
-    def half_lives(self) -> tuple[float | None, ...]:
-        """Values worth trying on validation events; () where the caller fixed one."""
-        return _HALF_LIVES if self.config.half_life == "auto" else ()
 
     def fit(self, data: FitData) -> Self:
         """Count the transitions of ``data``; event weights are not read.
@@ -114,65 +82,17 @@ class ItemTransitions:
             FitError: the histories of ``data`` carry no order.
         """
         if not data.ordered:
-            raise FitError(f"{self.name!r} was given interactions without an order; {_ORDER}")
-        self._table = _count(data.histories, data.n_items, self.config)
+            raise FitError(f"{self.name!r} was given interactions without an order; {NEEDS_ORDER}")
+        self._fitted = _count(data.histories, data.n_items, self.config)
         return self
 
-    def refit(self, data: FitData) -> Self:
-        """The same as :meth:`fit`; the half-life in use is kept."""
-        return self.fit(data)
-
-    def recall(self, queries: Queries, k: int) -> Candidates:
-        """The best ``k`` items of the catalogue that a query does not exclude.
-
-        Raises:
-            InputError: unordered histories, or queries about another catalogue.
-        """
-        self._check(queries)
-        return recall_rows(self.name, self._rows, queries, k)
-
-    def score(self, queries: Queries, items: Items) -> Scores:
-        """(B, K) float32 for (B, K) codes; 0 where nothing in the history leads there."""
-        self._check(queries)
-        return score_rows(self._rows, queries, items)
-
-    def add_items(self, texts: Sequence[str] | None, n: int) -> None:
-        """``n`` items that follow nothing yet: score 0."""
-        indptr, items, values = fitted(self.name, self._table)
-        room = np.full(whole_number("n", n), indptr[-1])
-        self._table = _Table(np.concatenate([indptr, room]), items, values)
-
-    def save_files(self, folder: Path) -> None:
-        """Write the settings, the half-life in use and the table."""
-        table = fitted(self.name, self._table)
-        settings = {"config": config_to_json(self.config), "half_life": self.half_life}
-        write_state(folder, settings, table._asdict())
-
-    @classmethod
-    def load_files(cls, folder: Path) -> Self:
-        """Read what :meth:`save_files` wrote."""
-        settings, arrays = read_state(folder)
-        config = config_from_json(TransitionsConfig, settings["config"])
-        model = cls(**config_to_json(config))
-        model.half_life = settings["half_life"]
-        model._table = _Table(arrays["indptr"], arrays["items"], arrays["values"])
-        return model
-
     def _check(self, queries: Queries) -> None:
-        check_queries(self.name, fitted(self.name, self._table).n_items, queries)
+        super()._check(queries)
         if not queries.ordered:
-            raise InputError(f"{self.name!r} was asked with unordered histories; {_ORDER}")
-
-    def _rows(self, queries: Queries) -> Scores:
-        table = fitted(self.name, self._table)
-        out = np.zeros((len(queries), table.n_items), dtype=np.float32)
-        history = queries.histories
-        weights = queries.recency_weights(self.half_life)
-        _add_rows(history.indptr, history.items, weights, *table, out)
-        return out
+            raise InputError(f"{self.name!r} was asked with unordered histories; {NEEDS_ORDER}")
 
 
-def _count(histories: Ragged, n_items: int, config: TransitionsConfig) -> _Table:
+def _count(histories: Ragged, n_items: int, config: TransitionsConfig) -> SparseTable:
     """The transition table of ``histories``, its rows in the order the followers were met."""
     place = np.argsort(histories.items, kind="stable")
     counts = np.bincount(histories.items, minlength=n_items)
@@ -185,7 +105,7 @@ def _count(histories: Ragged, n_items: int, config: TransitionsConfig) -> _Table
     # Smoothing may be 0 and an item may have no events: what it scales is then empty anyway.
     scale = 1.0 / np.sqrt(np.maximum(counts, 1) + config.smoothing)
     _fill_rows(*events, indptr, scale, followers, values)
-    return _Table(indptr, followers, values)
+    return SparseTable(indptr, followers, values)
 
 
 @njit(nogil=True, cache=True)
@@ -240,22 +160,3 @@ def _fill_rows(
             b = followers[place_of_b]
             values[place_of_b] = sums[b] * scale[b]
             sums[b] = 0.0
-
-
-@njit(nogil=True, cache=True)
-def _add_rows(
-    indptr: Any,
-    history: Any,
-    weights: Any,
-    table_indptr: Any,
-    followers: Any,
-    values: Any,
-    out: Any,
-) -> None:
-    """Add weight x T[h, :] to ``out`` (B, I) for every event h of each history, oldest first."""
-    for row in range(len(indptr) - 1):
-        for event in range(indptr[row], indptr[row + 1]):
-            h = history[event]
-            weight = weights[event]
-            for entry in range(table_indptr[h], table_indptr[h + 1]):
-                out[row, followers[entry]] += weight * values[entry]

@@ -9,9 +9,12 @@ import pytest
 
 from hybridrec import (
     ALS,
+    EASE,
     ImplicitModel,
     InputError,
+    ItemKNN,
     ItemTransitions,
+    LinearTransitions,
     NotFittedError,
     Popularity,
     Queries,
@@ -27,6 +30,10 @@ WORDS = ("heat", "fargo", "alien", "brazil", "casino", "clue", "rope")
 MAKERS = {
     "als": lambda encoder: ALS(6, epochs=4),
     "als-hnsw": lambda encoder: ALS(6, epochs=4, index="HNSW32"),
+    "ease": lambda encoder: EASE(2.0),
+    "ease-cut": lambda encoder: EASE(2.0, max_items=20),
+    "item-knn": lambda encoder: ItemKNN(8, shrinkage=1),
+    "linear-transitions": lambda encoder: LinearTransitions(2.0),
     "transitions": lambda encoder: ItemTransitions(),
     "popularity": lambda encoder: Popularity(),
     "implicit-als": lambda encoder: of_implicit(

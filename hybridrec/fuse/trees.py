@@ -1,0 +1,213 @@
+"""Learned fusion by gradient-boosted trees: the only door of LightGBM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from hybridrec.checks import (
+    StorageError,
+    real_number,
+    require_extra,
+    thread_count,
+    whole_number,
+)
+from hybridrec.fuse.features import flat_signals, ranks, standardised
+from hybridrec.fuse.fusion import ListFusion, sampled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import ModuleType
+
+    from numpy.typing import NDArray
+
+    from hybridrec.fuse.fusion import Arrays
+    from hybridrec.ragged import Mask, Scores
+
+_TRUNCATION = 20
+"""Pairs count where one of the two stands this high: what is at stake is the first ten places."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeFusionConfig:
+    """Settings of :class:`TreeFusion`."""
+
+    trees: int = 150
+    leaves: int = 15
+    learning_rate: float = 0.08
+    least_in_leaf: int = 100
+    l2: float = 1.0
+    features: float = 0.5
+    sample: float = 0.7
+    seeds: int = 2
+    lists: int | None = 20_000
+    threads: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("trees", 1), ("leaves", 2), ("least_in_leaf", 1), ("seeds", 1)):
+            whole_number(name, getattr(self, name), least=least)
+        real_number("learning_rate", self.learning_rate, above=0.0)
+        real_number("l2", self.l2, least=0.0)
+        for name in ("features", "sample"):
+            real_number(name, getattr(self, name), above=0.0, below=1.0 + 1e-9)
+        if self.lists is not None:
+            whole_number("lists", self.lists, least=1)
+        if self.threads is not None:
+            thread_count(self.threads)
+        whole_number("seed", self.seed)
+
+
+class TreeFusion(ListFusion[TreeFusionConfig]):
+    """LambdaMART over the signals (Burges, MSR-TR-2010-82), grown by LightGBM.
+
+    A candidate's features are, of every signal, its value and its signed root, each standardised
+    within the list, and how many candidates of the list are above it. A signal that is the same all
+    along a list, such as the length of the history, is about the query: it is read as it is. Raw
+    values of the others are not read: a refit rescales them. The same lists give the same bits for
+    any number of threads.
+
+    Args:
+        trees: trees of one seed; each orders what those before it left.
+        leaves: of a tree at most.
+        learning_rate: how much of a tree counts.
+        least_in_leaf: candidates in a leaf at least.
+        l2: penalty on the value of a leaf.
+        features: share of the features that a tree may look at.
+        sample: share of the candidates that a tree is grown on.
+        seeds: models whose scores are averaged, each with draws of its own.
+        lists: lists learned from at most, a seeded sample; None takes all.
+        threads: for growing; None takes every CPU this process may use.
+        seed: of every draw.
+    """
+
+    _config = TreeFusionConfig
+
+    def __init__(
+        self,
+        *,
+        trees: int = 150,
+        leaves: int = 15,
+        learning_rate: float = 0.08,
+        least_in_leaf: int = 100,
+        l2: float = 1.0,
+        features: float = 0.5,
+        sample: float = 0.7,
+        seeds: int = 2,
+        lists: int | None = 20_000,
+        threads: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            TreeFusionConfig(
+                trees=trees,
+                leaves=leaves,
+                learning_rate=learning_rate,
+                least_in_leaf=least_in_leaf,
+                l2=l2,
+                features=features,
+                sample=sample,
+                seeds=seeds,
+                lists=lists,
+                threads=threads,
+                seed=seed,
+            )
+        )
+        self._models: list[Any] = []
+        self._flat: Mask = np.empty(0, dtype=np.bool_)
+
+    def _learn(self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        config = self.config
+        rows = sampled(config.lists, len(sizes), config.seed)
+        columns, sizes = np.ascontiguousarray(columns[:, rows]), sizes[rows]
+        self._flat = flat_signals(columns, sizes)
+        table = _features(columns, sizes, self._flat)
+        chosen = np.zeros(len(table), dtype=np.float32)
+        chosen[np.cumsum(sizes) - sizes + places[rows]] = 1.0
+        lightgbm = _lightgbm()
+        settings = self._settings()
+        lists = lightgbm.Dataset(table, chosen, group=sizes, params=settings)
+        self._models = [
+            lightgbm.train({**settings, "seed": config.seed + draw}, lists, config.trees)
+            for draw in range(config.seeds)
+        ]
+
+    def _settings(self) -> dict[str, Any]:
+        """LightGBM's parameters."""
+        config = self.config
+        return {
+            "objective": "lambdarank",
+            "lambdarank_truncation_level": _TRUNCATION,
+            "learning_rate": config.learning_rate,
+            "num_leaves": config.leaves,
+            "min_data_in_leaf": config.least_in_leaf,
+            "lambda_l2": config.l2,
+            "feature_fraction": config.features,
+            "bagging_fraction": config.sample,
+            "bagging_freq": 1,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": thread_count(config.threads),
+            "verbosity": -1,
+        }
+
+    def _scored(self, columns: Scores, sizes: NDArray[np.int64]) -> NDArray[Any]:
+        scores: NDArray[np.float64] = np.zeros(columns.shape[1:])
+        real = np.arange(columns.shape[2]) < sizes[:, None]
+        if not real.any():
+            return scores
+        table = _features(columns, sizes, self._flat)
+        # One thread: a small batch gains nothing from more, and a server has threads of its own.
+        parts = [model.predict(table, num_threads=1) for model in self._models]
+        scores[real] = np.mean(parts, axis=0)
+        return scores
+
+    def _arrays(self) -> Arrays:
+        return {"flat": self._flat}
+
+    def _take(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self._flat = arrays["flat"]
+
+    def save_files(self, folder: Path) -> None:
+        """Write settings and signal names, and the trees in LightGBM's text format.
+
+        Raises:
+            NotFittedError: before ``fit``.
+        """
+        super().save_files(folder)
+        for place, model in enumerate(self._models):
+            (folder / f"trees_{place}.txt").write_text(model.model_to_string(), encoding="utf-8")
+
+    @classmethod
+    def load_files(cls, folder: Path) -> Self:
+        """Read what :meth:`save_files` wrote: text, which LightGBM parses.
+
+        Raises:
+            MissingExtraError: LightGBM is not installed.
+            StorageError: a file is missing or damaged.
+        """
+        fusion = super().load_files(folder)
+        lightgbm = _lightgbm()
+        try:
+            fusion._models = [
+                lightgbm.Booster(model_str=(folder / f"trees_{place}.txt").read_text("utf-8"))
+                for place in range(fusion.config.seeds)
+            ]
+        except (OSError, ValueError, lightgbm.basic.LightGBMError) as error:
+            raise StorageError(f"cannot read the trees in {folder}: {error}") from error
+        return fusion
+
+
+def _features(columns: Scores, sizes: NDArray[np.int64], flat: Mask) -> Scores:
+    """(candidates, F) float32: the real candidates of all lists, one below the other."""
+    real = np.arange(columns.shape[2]) < sizes[:, None]
+    telling = np.ascontiguousarray(columns[~flat])
+    parts = (standardised(telling, sizes), ranks(telling, sizes), columns[flat].transpose(1, 2, 0))
+    return np.concatenate([part[real] for part in parts], axis=1)
+
+
+def _lightgbm() -> ModuleType:
+    return require_extra("lightgbm", "trees")
