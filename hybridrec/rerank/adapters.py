@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from hybridrec.checks import InputError, require_extra
+from hybridrec.rerank.learnt_states import of_learnt_states
 from hybridrec.rerank.soft_tokens import of_soft_tokens
 
 if TYPE_CHECKING:
@@ -76,11 +77,15 @@ def add_adapters(model: Any, layers: Sequence[nn.Module], width: int) -> None:
 def save_with_adapters(model: Any, folder: Path) -> None:
     """Write config.json and model.safetensors, and the adapters' file where there are any.
 
-    Soft tokens are left out: they have a file of their own.
+    Learnt states and soft tokens are left out: they have files of their own.
     """
     from safetensors.torch import save_file
 
-    state = {n: tensor for n, tensor in model.state_dict().items() if not of_soft_tokens(n)}
+    state = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not (of_learnt_states(name) or of_soft_tokens(name))
+    }
     own = {name: tensor for name, tensor in state.items() if of_adapters(name)}
     if not own:
         (folder / FILE).unlink(missing_ok=True)

@@ -20,7 +20,8 @@ from hybridrec import _core
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hybridrec.rerank.packing import Pack
+    from hybridrec.rerank.learnt_states import LearntStates
+    from hybridrec.rerank.packing import Block, Pack
 
 ATTENTION = "hybridrec_shared_prefix"
 
@@ -54,6 +55,7 @@ class Layout:
         self.pack = pack
         self.causal = causal
         self.device = device
+        self.farthest = int(pack.positions.max(initial=0))
         self._kept = [states for states in kept if states is not None]
         self._keep = keep
         self._taken: list[list[tuple[Tensor, Tensor]]] = [[] for _ in pack.blocks]
@@ -65,12 +67,19 @@ class Layout:
         """The states of the prefix of each block that the pack has tokens of, after the pass."""
         return [tuple(layers) or None for layers in self._taken]
 
-    def kept(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The next layer's (P, key heads, width) keys and values of all kept prefixes.
+    def seen(
+        self, key: Tensor, value: Tensor, learnt: LearntStates | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All that the tokens look at in the next layer, as the pack counts its keys.
 
         Args:
-            key: (J, key heads, width) of the pack's own tokens, and so ``value``.
+            key: (T, key heads, width) of the pack's own tokens, and so ``value``.
             value: see ``key``.
+            learnt: the layer's, as many as the pack has room for before each prefix.
+
+        Returns:
+            Keys and values that go with the tokens, (J, key heads, width), and those of the kept
+            prefixes, (P, key heads, width).
         """
         if self._keep:
             start = 0
@@ -81,14 +90,20 @@ class Layout:
                 start += block.tokens
         layer = [states[self._layer] for states in self._kept] or [(key[:0], value[:0])]
         self._layer += 1
-        if len(layer) == 1:
-            return layer[0]
-        return torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])
+        kept_k, kept_v = zip(*layer, strict=True)
+        if learnt is None:
+            return key, value, _joined(kept_k), _joined(kept_v)
+        k, v = (_led(self.pack.blocks, x, y) for x, y in ((learnt.keys, key), (learnt.values, value)))
+        if any(block.kept for block in self.pack.blocks):
+            kept_k = tuple(x for own in kept_k for x in (learnt.keys, own))
+            kept_v = tuple(x for own in kept_v for x in (learnt.values, own))
+        return k, v, _joined(kept_k), _joined(kept_v)
 
     def masks(self, window: int) -> list[Tensor | None]:
         """What each part of the pack sees: an additive mask (n, L), None where it sees all.
 
-        The parts are each block's prefix, unless it was kept, and then its chunks.
+        The parts are each block's prefix, unless it was kept, and then its chunks. Of what they
+        look at, learnt states come first.
         """
         if window not in self._masks:
             asks = self.pack.asks
@@ -123,7 +138,8 @@ class Layout:
         if not hidden:
             return None
         mask = torch.zeros(len(asking), len(places), device=asking.device)
-        return mask.masked_fill_(torch.stack(hidden).any(dim=0), float("-inf"))
+        mask.masked_fill_(torch.stack(hidden).any(dim=0), float("-inf"))
+        return F.pad(mask, (self.pack.learnt, 0))
 
 
 def shared_prefix_attention(
@@ -138,6 +154,7 @@ def shared_prefix_attention(
     layout: Layout | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    seen: list[tuple[torch.nn.Module, Tensor, Tensor]] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention over a pack; without ``layout`` it is transformers' plain attention.
@@ -146,7 +163,7 @@ def shared_prefix_attention(
     fused kernel of a CPU cannot, and the dropout of the hidden states remains.
 
     Args:
-        module: the attention layer.
+        module: the attention layer; what it has of learnt states, all tokens see.
         query: (1, heads, T, width).
         key: (1, key heads, T, width), and so ``value``: neighbouring heads share a key head.
         value: see ``key``.
@@ -156,23 +173,32 @@ def shared_prefix_attention(
         layout: where the texts stand.
         sliding_window: a token looks only at those less than this away.
         softcap: scores s become softcap tanh(s / softcap).
+        seen: where the layer, ``key`` and ``value`` are written down, without ``layout``.
         **kwargs: for the plain attention.
 
     Returns:
         (1, T, heads, width), and None for the weights, which are not kept.
     """
+    learnt: LearntStates | None = getattr(module, "learnt_states", None)
     if layout is None:
+        if seen is not None:
+            seen.append((module, key, value))
+        if learnt is not None:
+            causal = getattr(module, "is_causal", False)
+            key, value, attention_mask = learnt.before(key, value, attention_mask, causal)
         if softcap is not None:
             return _capped(query, key, value, attention_mask, scaling, softcap), None
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return output, None
-    states = [x[0].transpose(0, 1).float() for x in (query, key, value)]
-    states += layout.kept(states[1], states[2])
-    window = sliding_window or 0
-    learning = torch.is_grad_enabled() and query.requires_grad
-    if query.device.type == "cpu" and softcap is None and not learning:
+    q, k, v = (x[0].transpose(0, 1).float() for x in (query, key, value))
+    states = [q, *layout.seen(k, v, learnt)]
+    window = sliding_window if sliding_window and sliding_window <= layout.farthest else 0
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in states)
+    # A window of the core counts places, which learnt states have none of.
+    in_torch = learning or softcap is not None or (window and learnt is not None)
+    if query.device.type == "cpu" and not in_torch:
         return _compiled(layout, states, scaling, window)[None], None
     with torch.autocast(query.device.type, enabled=False):
         return _in_torch(layout, states, scaling, window, softcap), None
@@ -208,12 +234,11 @@ def _in_torch(
     query, keys, values, kept_keys, kept_values = states
     if len(kept_keys):
         keys, values = torch.cat([kept_keys, keys]), torch.cat([kept_values, values])
+    blocks, learnt = layout.pack.blocks, layout.pack.learnt
     # Parts come from split, never from slices: the gradient of a split is one concatenation, that
     # of a slice is a zero tensor as large as the pack, for each slice.
-    blocks = layout.pack.blocks
-    kept = [block.prefix for block in blocks if block.kept]
-    own = [n for block in blocks for n in ([] if block.kept else [block.prefix]) + [*block.chunks]]
-    asked = iter(torch.split(query, own))
+    kept, own = [learnt + block.prefix for block in blocks if block.kept], _parts(blocks, learnt)
+    asked = iter(torch.split(query, _parts(blocks, 0)))
     k, v = torch.split(keys, kept + own), torch.split(values, kept + own)
     before, behind = iter(zip(k, v, strict=True)), zip(k[len(kept) :], v[len(kept) :], strict=True)
     masks = iter(layout.masks(window))
@@ -227,6 +252,26 @@ def _in_torch(
             seen_k, seen_v = torch.cat([prefix[0], own_k]), torch.cat([prefix[1], own_v])
             mixed.append(_mix(next(asked), seen_k, seen_v, next(masks), scale, softcap))
     return torch.cat(mixed, dim=2).transpose(1, 2)
+
+
+def _parts(blocks: Sequence[Block], learnt: int) -> list[int]:
+    """Sizes of the parts of a pack; ``learnt`` states more for each prefix in it."""
+    return [
+        n
+        for block in blocks
+        for n in ([] if block.kept else [learnt + block.prefix]) + [*block.chunks]
+    ]
+
+
+def _led(blocks: Sequence[Block], learnt: Tensor, states: Tensor) -> Tensor:
+    """``states`` of a pack's tokens, ``learnt`` before each prefix in it."""
+    parts = torch.split(states, [block.tokens for block in blocks])
+    led = zip(blocks, parts, strict=True)
+    return torch.cat([x for block, part in led for x in ([] if block.kept else [learnt]) + [part]])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])
 
 
 def _mix(

@@ -54,6 +54,7 @@ def load_checkpoint(source: str, config: CrossEncoderConfig) -> Checkpoint:
     require_extra("torch", "llm")
     transformers = require_extra("transformers", "llm")
     from hybridrec.rerank.adapters import load_adapters
+    from hybridrec.rerank.learnt_states import load_learnt_states
     from hybridrec.rerank.soft_tokens import drop_soft_tokens, load_soft_tokens
 
     with _refusals(source), quietly(transformers):
@@ -65,6 +66,7 @@ def load_checkpoint(source: str, config: CrossEncoderConfig) -> Checkpoint:
         )
         model = _model(source, settings, family, config, found)
         load_adapters(model, source)
+        load_learnt_states(model, source)
         load_soft_tokens(model, source)
     if not config.soft_tokens and drop_soft_tokens(model):
         _log.warning(

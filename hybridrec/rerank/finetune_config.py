@@ -11,7 +11,7 @@ from hybridrec.checks import InputError, InputTypeError, one_of, real_number, wh
 __all__ = ["FineTuning"]
 
 LOSSES = ("listwise", "pairwise", "pointwise")
-TUNES = ("full", "head", "lora", "adalora", "adapter")
+TUNES = ("full", "head", "lora", "adalora", "adapter", "prefix")
 AVERAGES = ("none", "ema", "epochs")
 
 
@@ -29,8 +29,9 @@ class FineTuning:
         tune: which weights learn beside the head, which always does. "full"; "head", none;
             "last:2", the last two layers, or any number; "lora" and "adalora", changes of low rank
             that are added to the weights in the end; "adapter", a narrow layer behind each block,
-            which stays in the model.
-        rank: of "lora" and "adalora"; width of an "adapter".
+            which stays in the model; "prefix", states that every token of every layer looks at,
+            which stay too.
+        rank: of "lora" and "adalora"; width of an "adapter"; number of states of a "prefix".
         epochs: passes over the examples.
         batch_size: lists of a batch; long ones are read in parts, so memory stays bounded.
         accumulation: batches of an optimiser step.

@@ -53,7 +53,7 @@ class Pack:
 
     Texts are the prompts and candidates in the order of the tokens; a kept prompt is an empty one.
     Keys are what tokens look at: those of the kept prompts in the order of the blocks, then one a
-    token.
+    token; before the keys of each prompt, kept or not, are those of ``learnt`` states.
 
     Attributes:
         tokens: (T,) int64 token ids.
@@ -67,6 +67,7 @@ class Pack:
         asks: (S + 1,) int64, text s has the tokens ``asks[s]:asks[s + 1]``.
         own: (S, 2) int64, the keys of its own tokens, from and to.
         seen: (S, 2) int64, the keys of the prompt that a candidate sees; an empty range on prompts.
+        learnt: states that are no token's and that all tokens see: counted to the prompt's keys.
     """
 
     tokens: NDArray[np.int64]
@@ -79,6 +80,7 @@ class Pack:
     asks: NDArray[np.int64]
     own: NDArray[np.int64]
     seen: NDArray[np.int64]
+    learnt: int = 0
 
 
 def plan(
@@ -127,6 +129,7 @@ def pack(
     codes: NDArray[np.int32],
     table: TokenTable,
     kept: NDArray[np.bool_] | None = None,
+    learnt: int = 0,
 ) -> Pack:
     """Lay out the tokens of ``pieces``.
 
@@ -136,6 +139,7 @@ def pack(
         codes: (n,) item code of each candidate of the flat list.
         table: the token ids of the catalogue.
         kept: (pieces,) whether a piece's prompt is left out; None leaves out none.
+        learnt: see :class:`Pack`.
     """
     prompts = prefixes.select(np.array([piece.query for piece in pieces]))
     whole = prompts.lengths
@@ -161,10 +165,12 @@ def pack(
     offsets[places] = np.repeat(whole, counts)
     owners = np.full(len(lengths), -1, dtype=np.int64)
     owners[places] = np.arange(len(slots))
-    before = np.cumsum(np.where(kept, whole, 0))
-    own = np.stack([starts[:-1], starts[1:]], axis=1) + before[-1]
+    before = np.cumsum(np.where(kept, learnt + whole, 0))
+    keys = lengths.copy()
+    keys[is_prompt] += np.where(kept, 0, learnt)
+    own = np.stack([np.cumsum(keys) - keys, np.cumsum(keys)], axis=1) + before[-1]
     sight = own[is_prompt]
-    sight[kept] = np.stack([before - whole, before], axis=1)[kept]
+    sight[kept] = np.stack([before - whole - learnt, before], axis=1)[kept]
     seen = np.zeros_like(own)
     seen[places] = np.repeat(sight, counts, axis=0)
     return Pack(
@@ -181,11 +187,12 @@ def pack(
         asks=starts,
         own=own,
         seen=seen,
+        learnt=learnt,
     )
 
 
-def pack_pairs(pairs: Pairs) -> Pack:
-    """The same pairs end to end without padding: each is one text, and none shares a prompt."""
+def pack_pairs(pairs: Pairs, learnt: int = 0) -> Pack:
+    """The same pairs end to end without padding: each is one text behind an empty, kept prompt."""
     place = np.arange(pairs.tokens.shape[1])
     real = place < pairs.lengths[:, None]
     asks = np.concatenate([[0], np.cumsum(pairs.lengths)])
@@ -199,8 +206,9 @@ def pack_pairs(pairs: Pairs) -> Pack:
         heads=asks[:-1] + pairs.heads,
         ends=asks[1:] - 1,
         asks=asks,
-        own=own,
-        seen=np.zeros_like(own),
+        own=own + learnt,
+        seen=np.zeros_like(own) + [0, learnt],
+        learnt=learnt,
     )
 
 

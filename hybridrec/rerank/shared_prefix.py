@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hybridrec.rerank.attention import Layout
 from hybridrec.rerank.families import Unpackable
+from hybridrec.rerank.learnt_states import count_of
 from hybridrec.rerank.packing import pack, pack_pairs, pair, plan
 from hybridrec.rerank.soft_tokens import in_pack, in_pairs
 
@@ -96,7 +97,7 @@ class _Packed(NamedTuple):
         """(n,) float32 scores of all candidates of ``pieces``, in their order."""
         kept = [self._recalled(piece.query) for piece in pieces]
         known = np.array([states is not None for states in kept])
-        pack_ = pack(pieces, self.prompts, self.chosen, self.table, known)
+        pack_ = pack(pieces, self.prompts, self.chosen, self.table, known, count_of(self.model))
         layout = Layout(
             pack_, self.model.device,
             self.family.causal, kept=kept, keep=self.cache is not None and self.cache.keeps,
@@ -144,7 +145,7 @@ class _Paired(NamedTuple):
         pairs = pair(self.prompts, rows, codes, self.table, one_way=self.one_way, whole=whole)
         layout, starts = None, np.arange(len(rows)) * pairs.tokens.shape[1]
         if self.packed:
-            layout = Layout(pack_pairs(pairs), model.device, family.causal)
+            layout = Layout(pack_pairs(pairs, count_of(model)), model.device, family.causal)
             starts = layout.pack.asks[:-1]
         soft = None
         if self.vectors is not None:

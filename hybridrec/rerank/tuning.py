@@ -1,7 +1,8 @@
-"""Which weights learn: all, the head, the last layers, changes of low rank, or adapters.
+"""Which weights learn: all, the head, the last layers, or what is added to a model.
 
-Whatever stands in a model while it learns, the model stays the same object, and what comes out is a
-plain checkpoint: changes of low rank are added to the weights that they change.
+Whatever stands in a model while it learns, the model stays the same object. Changes of low rank are
+added to the weights that they change, so that a plain checkpoint comes out; adapters and learnt
+states stay beside the weights.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from hybridrec.checks import InputError, require_extra
 from hybridrec.rerank.adapters import add_adapters, of_adapters
+from hybridrec.rerank.learnt_states import add_learnt_states, of_learnt_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +52,8 @@ class Tuning:
         self._peft: Any = None
         if config.tune == "adapter":
             add_adapters(model, layers(model)[1], config.rank)
+        elif config.tune == "prefix":
+            add_learnt_states(model, config.rank)
         chosen = self._chosen(config)
         if config.tune in ("lora", "adalora"):
             self._peft = _injected(model, config, steps)
@@ -108,7 +112,7 @@ class Tuning:
                 setattr(parent, name, layer)
 
     def finish(self) -> None:
-        """Take out what was put in but adapters; changes that :meth:`plain` did not copy are lost.
+        """Take out changes of low rank; those that :meth:`plain` did not copy are lost.
 
         Dropout and which weights may learn are as they were.
         """
@@ -145,7 +149,7 @@ class Tuning:
         self._peft.peft_config[NAME].rank_pattern = values["rank_pattern"]
 
     def _chosen(self, config: FineTuning) -> set[str]:
-        """Names of the model's own parameters that learn, those of adapters among them."""
+        """Names of the model's parameters that learn, but for changes of low rank."""
         names = [name for name, _ in self.model.named_parameters()]
         chosen = {name for name in names if name.startswith(self._head)}
         if config.tune == "head" and not chosen:
@@ -157,6 +161,8 @@ class Tuning:
             chosen = set(names)
         elif config.tune == "adapter":
             chosen |= {name for name in names if of_adapters(name)}
+        elif config.tune == "prefix":
+            chosen |= {name for name in names if of_learnt_states(name)}
         elif config.last_layers is not None:
             prefix, found = layers(self.model)
             if config.last_layers > len(found):

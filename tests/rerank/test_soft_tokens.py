@@ -171,7 +171,7 @@ def cross(folder, source=None, **settings):
     return model if source is None else model.use_vectors(source)
 
 
-@pytest.mark.parametrize("tune", ["full", "head", "last:1", "lora", "adalora", "adapter"])
+@pytest.mark.parametrize("tune", ["full", "head", "last:1", "lora", "adalora", "adapter", "prefix"])
 def test_they_learn_under_every_tune_and_come_back(tiny_model, tmp_path, tune):
     source = als()
     model = cross(tiny_model, source, tune=tune, rank=4, epochs=2, learning_rate=1e-2)

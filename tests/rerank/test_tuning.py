@@ -7,7 +7,8 @@ from colours import colour_work, encoder
 from hybridrec.checks import InputError, StorageError
 from hybridrec.rerank.cross_encoder import CrossEncoder
 
-TUNES = ["full", "head", "last:1", "last:2", "lora", "adalora", "adapter"]
+TUNES = ["full", "head", "last:1", "last:2", "lora", "adalora", "adapter", "prefix"]
+ADDED = {"adapter", "prefix"}
 FAST = {"learning_rate": 1e-2, "dropout": 0.1}
 
 
@@ -36,7 +37,7 @@ def test_it_trains_what_it_says_and_comes_back(tiny_model, tmp_path, tune):
     assert all(p.requires_grad for p in network.parameters())
     assert np.abs(scores - untrained).max() > 1e-3
 
-    changed = moved(before, after) if tune != "adapter" else set()
+    changed = moved(before, after) if tune not in ADDED else set()
     layer = "bert.encoder.layer."
     if tune == "head":
         assert changed == {"classifier.weight", "classifier.bias"}
@@ -57,6 +58,15 @@ def test_it_trains_what_it_says_and_comes_back(tiny_model, tmp_path, tune):
         body = moved(before, plain)
         assert body == {"classifier.weight", "classifier.bias"}
         assert all(after[name].any() for name in own)
+    elif tune == "prefix":
+        states = {f"{layer}{i}.attention.self.learnt_states" for i in (0, 1)}
+        assert set(after) - set(before) == {
+            f"{name}.{part}" for name in states for part in ("keys", "values")
+        }
+        assert all(after[f"{name}.keys"].shape == (4, 4, 8) for name in states)
+        assert moved(before, {name: after[name] for name in before}) == {
+            "classifier.weight", "classifier.bias",
+        }  # fmt: skip
 
     model.save_files(tmp_path / "model")
     loaded = CrossEncoder.load_files(tmp_path / "model")
@@ -76,7 +86,7 @@ def test_it_trains_what_it_says_and_comes_back(tiny_model, tmp_path, tune):
         assert not report["unexpected_keys"]
 
 
-@pytest.mark.parametrize("tune", ["adalora", "adapter"])
+@pytest.mark.parametrize("tune", ["adalora", "adapter", "prefix"])
 def test_the_loss_falls(tiny_model, tune):
     model = encoder(tiny_model, tune=tune, rank=8, epochs=4, learning_rate=1e-2, dropout=0.0)
     log = model.finetune(*colour_work(80, 0))
