@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from hybridrec.recall.faiss_index import FaissIndex as FaissIndex
     from hybridrec.recall.implicit_model import ImplicitModel as ImplicitModel
     from hybridrec.recall.popularity import Popularity as Popularity
+    from hybridrec.recall.sequence import SequenceRecall as SequenceRecall
     from hybridrec.recall.text import TextRecall as TextRecall
     from hybridrec.recall.transitions import ItemTransitions as ItemTransitions
     from hybridrec.rerank.cross_encoder import CrossEncoder as CrossEncoder
@@ -74,6 +75,7 @@ _HOME = {
     "FaissIndex": "recall.faiss_index",
     "ImplicitModel": "recall.implicit_model",
     "Popularity": "recall.popularity",
+    "SequenceRecall": "recall.sequence",
     "TextRecall": "recall.text",
     "ItemTransitions": "recall.transitions",
     "CrossEncoder": "rerank.cross_encoder",

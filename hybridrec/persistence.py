@@ -132,11 +132,12 @@ def known_kinds() -> dict[str, type]:
     """The stage classes of hybridrec by name; importing them loads no torch."""
     from hybridrec.recall.als import ALS
     from hybridrec.recall.implicit_model import ImplicitModel
+    from hybridrec.recall.sequence import SequenceRecall
     from hybridrec.recall.text import TextRecall
     from hybridrec.recall.transitions import ItemTransitions
     from hybridrec.rerank.cross_encoder import CrossEncoder
 
-    recallers = (ALS, ImplicitModel, ItemTransitions, Popularity, TextRecall)
+    recallers = (ALS, ImplicitModel, ItemTransitions, Popularity, SequenceRecall, TextRecall)
     kinds: tuple[type, ...] = (*recallers, LinearFusion, CrossEncoder)
     return {kind.__name__: kind for kind in kinds}
 
