@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from hybridrec.recall.item_knn import ItemKNN as ItemKNN
     from hybridrec.recall.linear_transitions import LinearTransitions as LinearTransitions
     from hybridrec.recall.popularity import Popularity as Popularity
+    from hybridrec.recall.sequence import SequenceRecall as SequenceRecall
     from hybridrec.recall.text import TextRecall as TextRecall
     from hybridrec.recall.transitions import ItemTransitions as ItemTransitions
     from hybridrec.rerank.cross_encoder import CrossEncoder as CrossEncoder
@@ -94,6 +95,7 @@ _HOME = {
     "ItemKNN": "recall.item_knn",
     "LinearTransitions": "recall.linear_transitions",
     "Popularity": "recall.popularity",
+    "SequenceRecall": "recall.sequence",
     "TextRecall": "recall.text",
     "ItemTransitions": "recall.transitions",
     "CrossEncoder": "rerank.cross_encoder",

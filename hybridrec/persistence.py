@@ -144,6 +144,7 @@ def known_kinds() -> dict[str, type]:
     from hybridrec.recall.implicit_model import ImplicitModel
     from hybridrec.recall.item_knn import ItemKNN
     from hybridrec.recall.linear_transitions import LinearTransitions
+    from hybridrec.recall.sequence import SequenceRecall
     from hybridrec.recall.text import TextRecall
     from hybridrec.recall.transitions import ItemTransitions
     from hybridrec.rerank.cross_encoder import CrossEncoder
@@ -159,6 +160,7 @@ def known_kinds() -> dict[str, type]:
         ItemTransitions,
         LinearTransitions,
         Popularity,
+        SequenceRecall,
         TextRecall,
     )
     signals = (AtHalfLife, HistoryLength, HistoryStage, ItemAge, NewestGap, RecentPopularity)

@@ -45,6 +45,8 @@ DOORS = {
         "rerank/",
         "recall/als_torch.py",
         "recall/sequence.py",
+        "recall/sequence_network.py",
+        "recall/sequence_training.py",
         "recall/text_encoder.py",
         "doctor.py",
     },

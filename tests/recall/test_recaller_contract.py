@@ -19,6 +19,7 @@ from hybridrec import (
     Popularity,
     Queries,
     Ragged,
+    SequenceRecall,
     TextRecall,
 )
 from hybridrec.protocols import Recaller
@@ -43,6 +44,9 @@ MAKERS = {
         "cpu.bpr", "BayesianPersonalizedRanking", factors=6, iterations=4, random_state=0
     ),
     "implicit-cosine": lambda encoder: of_implicit("nearest_neighbours", "CosineRecommender", K=5),
+    "sequence": lambda encoder: sequence_model(),
+    "sequence-text": lambda encoder: sequence_model(encoder=encoder),
+    "sequence-hnsw": lambda encoder: sequence_model(index="HNSW32"),
     "text": lambda encoder: TextRecall(encoder),
     "text-hnsw": lambda encoder: TextRecall(encoder, index="HNSW32"),
 }
@@ -55,6 +59,12 @@ def of_implicit(module, kind, **settings):
 
     with threadpool_limits(1, user_api="blas"):  # implicit warns of more
         return ImplicitModel(kind(num_threads=1, **settings))
+
+
+def sequence_model(**settings):
+    return SequenceRecall(
+        8, layers=2, heads=2, max_length=6, epochs=2, refit_epochs=1, batch_size=100, **settings
+    )
 
 
 @dataclass
