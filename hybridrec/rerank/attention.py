@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
@@ -20,126 +19,11 @@ from hybridrec import _core
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hybridrec.rerank.layout import Layout
     from hybridrec.rerank.learnt_states import LearntStates
-    from hybridrec.rerank.packing import Block, Pack
+    from hybridrec.rerank.packing import Block
 
 ATTENTION = "hybridrec_shared_prefix"
-
-States = tuple[tuple[Tensor, Tensor], ...]
-"""Keys and values of a prefix in every layer, each (P, key heads, width) float32."""
-
-
-class Layout:
-    """Where the texts of a pack stand, and the states of prefixes that were kept.
-
-    Serves the layers of one forward pass in their order.
-
-    Args:
-        pack: the pack.
-        device: of the model.
-        causal: whether a token looks at none behind it.
-        kept: a prefix's states for each block, None where the pack has its tokens; none at all
-            stands for None everywhere.
-        keep: whether :attr:`taken` is wanted.
-    """
-
-    def __init__(
-        self,
-        pack: Pack,
-        device: torch.device,
-        causal: bool,
-        *,
-        kept: Sequence[States | None] = (),
-        keep: bool = False,
-    ) -> None:
-        self.pack = pack
-        self.causal = causal
-        self.device = device
-        self.farthest = int(pack.positions.max(initial=0))
-        self._kept = [states for states in kept if states is not None]
-        self._keep = keep
-        self._taken: list[list[tuple[Tensor, Tensor]]] = [[] for _ in pack.blocks]
-        self._layer = 0
-        self._masks: dict[int, list[Tensor | None]] = {}
-
-    @property
-    def taken(self) -> list[States | None]:
-        """The states of the prefix of each block that the pack has tokens of, after the pass."""
-        return [tuple(layers) or None for layers in self._taken]
-
-    def seen(
-        self, key: Tensor, value: Tensor, learnt: LearntStates | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All that the tokens look at in the next layer, as the pack counts its keys.
-
-        Args:
-            key: (T, key heads, width) of the pack's own tokens, and so ``value``.
-            value: see ``key``.
-            learnt: the layer's, as many as the pack has room for before each prefix.
-
-        Returns:
-            Keys and values that go with the tokens, (J, key heads, width), and those of the kept
-            prefixes, (P, key heads, width).
-        """
-        if self._keep:
-            start = 0
-            for block, layers in zip(self.pack.blocks, self._taken, strict=True):
-                if not block.kept:
-                    stop = start + block.prefix
-                    layers.append((key[start:stop].clone(), value[start:stop].clone()))
-                start += block.tokens
-        layer = [states[self._layer] for states in self._kept] or [(key[:0], value[:0])]
-        self._layer += 1
-        kept_k, kept_v = zip(*layer, strict=True)
-        if learnt is None:
-            return key, value, _joined(kept_k), _joined(kept_v)
-        k, v = (_led(self.pack.blocks, x, y) for x, y in ((learnt.keys, key), (learnt.values, value)))
-        if any(block.kept for block in self.pack.blocks):
-            kept_k = tuple(x for own in kept_k for x in (learnt.keys, own))
-            kept_v = tuple(x for own in kept_v for x in (learnt.values, own))
-        return k, v, _joined(kept_k), _joined(kept_v)
-
-    def masks(self, window: int) -> list[Tensor | None]:
-        """What each part of the pack sees: an additive mask (n, L), None where it sees all.
-
-        The parts are each block's prefix, unless it was kept, and then its chunks. Of what they
-        look at, learnt states come first.
-        """
-        if window not in self._masks:
-            asks = self.pack.asks
-            texts = np.repeat(np.arange(len(asks) - 1), np.diff(asks))
-            owners = torch.from_numpy(texts).to(self.device)
-            places = torch.from_numpy(self.pack.positions).to(self.device)
-            found, start = [], 0
-            for block in self.pack.blocks:
-                prefix = torch.arange(block.prefix, device=self.device)
-                if not block.kept:
-                    found.append(self._hidden(prefix, prefix, None, window))
-                    start += block.prefix
-                for size in block.chunks:
-                    own, at = owners[start : start + size], places[start : start + size]
-                    open_ = torch.zeros(size, block.prefix, dtype=torch.bool, device=self.device)
-                    others = torch.cat([open_, own[:, None] != own], dim=1)
-                    found.append(self._hidden(at, torch.cat([prefix, at]), others, window))
-                    start += size
-            self._masks[window] = found
-        return self._masks[window]
-
-    def _hidden(
-        self, asking: Tensor, places: Tensor, others: Tensor | None, window: int
-    ) -> Tensor | None:
-        """-inf where a token at ``asking`` may not look at ``places``; ``others`` already not."""
-        hidden = [] if others is None else [others]
-        behind = places - asking[:, None]
-        if self.causal:
-            hidden.append(behind > 0)
-        if window:
-            hidden.append(behind.abs() >= window)
-        if not hidden:
-            return None
-        mask = torch.zeros(len(asking), len(places), device=asking.device)
-        mask.masked_fill_(torch.stack(hidden).any(dim=0), float("-inf"))
-        return F.pad(mask, (self.pack.learnt, 0))
 
 
 def shared_prefix_attention(
@@ -154,7 +38,7 @@ def shared_prefix_attention(
     layout: Layout | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    seen: list[tuple[torch.nn.Module, Tensor, Tensor]] | None = None,
+    seen: list[tuple[torch.nn.Module, Tensor]] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention over a pack; without ``layout`` it is transformers' plain attention.
@@ -173,7 +57,7 @@ def shared_prefix_attention(
         layout: where the texts stand.
         sliding_window: a token looks only at those less than this away.
         softcap: scores s become softcap tanh(s / softcap).
-        seen: where the layer, ``key`` and ``value`` are written down, without ``layout``.
+        seen: where the layer and its ``key`` are written down, without ``layout``.
         **kwargs: for the plain attention.
 
     Returns:
@@ -182,7 +66,7 @@ def shared_prefix_attention(
     learnt: LearntStates | None = getattr(module, "learnt_states", None)
     if layout is None:
         if seen is not None:
-            seen.append((module, key, value))
+            seen.append((module, key))
         if learnt is not None:
             causal = getattr(module, "is_causal", False)
             key, value, attention_mask = learnt.before(key, value, attention_mask, causal)
@@ -261,17 +145,6 @@ def _parts(blocks: Sequence[Block], learnt: int) -> list[int]:
         for block in blocks
         for n in ([] if block.kept else [learnt + block.prefix]) + [*block.chunks]
     ]
-
-
-def _led(blocks: Sequence[Block], learnt: Tensor, states: Tensor) -> Tensor:
-    """``states`` of a pack's tokens, ``learnt`` before each prefix in it."""
-    parts = torch.split(states, [block.tokens for block in blocks])
-    led = zip(blocks, parts, strict=True)
-    return torch.cat([x for block, part in led for x in ([] if block.kept else [learnt]) + [part]])
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat([*parts])
 
 
 def _mix(

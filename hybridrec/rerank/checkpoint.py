@@ -1,4 +1,4 @@
-"""Loading a checkpoint: weights with a head of one score, the tokeniser, and the mask they want."""
+"""A checkpoint's files: weights with a head of one score, what was added to them, the tokeniser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hybridrec.rerank.config import CrossEncoderConfig
     from hybridrec.rerank.family import Family
 
-__all__ = ["MARK", "Checkpoint", "load_checkpoint"]
+__all__ = ["MARK", "Checkpoint", "load_checkpoint", "save_model"]
 
 _log = logging.getLogger("hybridrec")
 
@@ -79,6 +79,17 @@ def load_checkpoint(source: str, config: CrossEncoderConfig) -> Checkpoint:
 
         setattr(model.config, YES_NO, word_ids(tokenizer, config))
     return Checkpoint(family, model.eval(), tokenizer, _mask(family, model, config))
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write config.json, model.safetensors and a file for each kind of thing added to the model."""
+    from hybridrec.rerank.adapters import save_with_adapters
+    from hybridrec.rerank.learnt_states import save_learnt_states
+    from hybridrec.rerank.soft_tokens import save_soft_tokens
+
+    save_with_adapters(model, folder)
+    save_learnt_states(model, folder)
+    save_soft_tokens(model, folder)
 
 
 def _family(source: str, settings: Any, config: CrossEncoderConfig) -> Family:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hybridrec.checks import InputError, InputTypeError, require_extra, resolved_device
 from hybridrec.data.pretrained import quietly
 from hybridrec.data.text import plain_text
-from hybridrec.rerank.checkpoint import MARK, load_checkpoint
+from hybridrec.rerank.checkpoint import MARK, load_checkpoint, save_model
 from hybridrec.rerank.framing import frame_of
 from hybridrec.rerank.prefix_cache import PrefixCache
 from hybridrec.rerank.prompt import TokenTable
@@ -252,14 +252,8 @@ class Network:
 
     def save(self, folder: Path) -> list[str]:
         """Write config.json, model.safetensors and the tokeniser's files; the names of the last."""
-        from hybridrec.rerank.adapters import save_with_adapters
-        from hybridrec.rerank.learnt_states import save_learnt_states
-        from hybridrec.rerank.soft_tokens import save_soft_tokens
-
         with quietly(require_extra("transformers", "llm")):
-            save_with_adapters(self.model, folder)
-            save_learnt_states(self.model, folder)
-            save_soft_tokens(self.model, folder)
+            save_model(self.model, folder)
             written = self._tokenizer.save_pretrained(folder)
         return sorted({Path(file).name for file in written if Path(file).is_file()})
 

@@ -207,7 +207,7 @@ def pack_pairs(pairs: Pairs, learnt: int = 0) -> Pack:
         ends=asks[1:] - 1,
         asks=asks,
         own=own + learnt,
-        seen=np.zeros_like(own) + [0, learnt],
+        seen=np.tile(np.array([0, learnt]), (len(own), 1)),
         learnt=learnt,
     )
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from hybridrec.rerank.attention import States
+    from hybridrec.rerank.layout import States
 
 MEGABYTE = 1 << 20
 

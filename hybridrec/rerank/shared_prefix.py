@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridrec.rerank.attention import Layout
 from hybridrec.rerank.families import Unpackable
+from hybridrec.rerank.layout import Layout
 from hybridrec.rerank.learnt_states import count_of
 from hybridrec.rerank.packing import pack, pack_pairs, pair, plan
 from hybridrec.rerank.soft_tokens import in_pack, in_pairs
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hybridrec.ragged import Items, Ragged
-    from hybridrec.rerank.attention import States
     from hybridrec.rerank.families import Family
+    from hybridrec.rerank.layout import States
     from hybridrec.rerank.packing import Pairs, Piece
     from hybridrec.rerank.prefix_cache import PrefixCache
     from hybridrec.rerank.prompt import TokenTable

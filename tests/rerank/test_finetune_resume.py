@@ -68,8 +68,9 @@ def finetuned(tiny_model, monkeypatch, **settings):
     [
         ({"average": "ema"}, 10, 10),  # in the second epoch: its steps 7 and 8 are kept
         ({"tune": "adalora", "rank": 2, "average": "epochs"}, 7, 12),  # as it begins
+        ({"tune": "prefix", "rank": 3, "average": "ema"}, 10, 10),
     ],
-    ids=["full", "adalora"],
+    ids=["full", "adalora", "prefix"],
 )
 def test_a_kill_changes_nothing(tiny_model, tmp_path, monkeypatch, more, call, left):
     settings = {**SETTINGS, **more}

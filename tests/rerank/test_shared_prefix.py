@@ -9,8 +9,9 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from hybridrec.ragged import Ragged
 from hybridrec.rerank import attention, shared_prefix
-from hybridrec.rerank.attention import ATTENTION, Layout
+from hybridrec.rerank.attention import ATTENTION
 from hybridrec.rerank.families import READ, family_of
+from hybridrec.rerank.layout import Layout
 from hybridrec.rerank.packing import Piece, pack
 from hybridrec.rerank.prefix_cache import PrefixCache
 from hybridrec.rerank.prompt import Frame, TokenTable
