@@ -12,6 +12,7 @@ from hybridrec import storage
 from hybridrec.data import split as splits
 from hybridrec.data.public import movielens_100k
 from hybridrec.engine import HybridRecommender
+from hybridrec.evaluation.page import report_page
 from hybridrec.evaluation.protocol import evaluate
 from hybridrec.fuse.linear import LinearFusion
 from hybridrec.recall.als import ALS
@@ -58,7 +59,7 @@ def run(
     """Fit, evaluate, show and save; returns what ``report.json`` holds.
 
     Args:
-        output: folder for ``model/`` and ``report.json``; made if it is not there.
+        output: folder for ``model/``, ``report.json`` and ``report.html``; made if it is not there.
         say: takes each line that a reader should see.
         encoder: text encoder for text recall and the cross-encoder.
         seed: of every random choice.
@@ -74,7 +75,7 @@ def run(
     fitted = time.perf_counter()
     say(f"Fitted in {fitted - started:.0f} s. {_faiss_recall(engine, split)}")
     say("Evaluating every stage on the held-out interactions, full ranking")
-    report = evaluate(engine, split)
+    report = evaluate(engine, split, slices=True)
     say(f"\n{report}\n")
     for line in _examples(engine, split):
         say(line)
@@ -89,7 +90,9 @@ def run(
     }
     text = json.dumps(written, indent=1, ensure_ascii=False)
     (output / "report.json").write_text(text + "\n", encoding="utf-8")
-    say(f"Wrote {output / 'model'} and {output / 'report.json'} in {seconds:.0f} s.")
+    page = report_page(report, split, title="hybridrec on MovieLens 100K")
+    (output / "report.html").write_text(page, encoding="utf-8")
+    say(f"Wrote model, report.json and report.html to {output} in {seconds:.0f} s.")
     say(f"Next: hybridrec recommend {output / 'model'} --user {split.train.users.ids[0]}")
     return written
 

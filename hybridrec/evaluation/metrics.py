@@ -6,7 +6,7 @@ which of two models wins (Krichene & Rendle, KDD 2020).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -43,10 +43,6 @@ class Metrics:
     mrr: Values
     recall: Values
     map: Values
-
-    def select(self, rows: NDArray[Any]) -> Metrics:
-        """Those of the users ``rows`` (n,)."""
-        return Metrics(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _HISTORY = 8
 _PLACES = 5
 _TARGETS = 5
-_CUT = 70
+_CUT = 60
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def example(
 def _lists(row: int, report: Report, wanted: set[int], item: Callable[[int], str]) -> str:
     """The first places of every stage, one column a stage; targets are marked."""
     heads, columns = [], []
-    for stage in report.stages:
+    for stage in reversed(report.stages):  # the answer that is served comes first
         items = report.lists[stage.name][row].tolist()
         ranks = [place for place, code in enumerate(items, start=1) if code in wanted]
         where = f"rank {ranks[0]}" if ranks else f"not in {report.k}"

@@ -206,8 +206,8 @@ def slices(report: Report) -> str:
     return section(
         "Slices",
         "The same queries by length of history, by training events of the target, and by whether "
-        "the user has training events at all. p is corrected (Holm) over all slices. In brackets: "
-        "queries.",
+        "the user has training events at all. In brackets: queries. Colour tells intervals that "
+        "leave 0 out; p is corrected (Holm) over all slices.",
         body,
     )
 
@@ -240,7 +240,7 @@ def best_single(report: Report) -> StageResult | None:
 
 def _per_point(ms: float, ndcg: float) -> str:
     """Milliseconds for 0.01 of NDCG; a dash where there is no gain, or nothing to pay."""
-    return f"{ms / (100 * ndcg):.2f}" if ndcg > 0 and ms > 0 else DASH
+    return f"{ms / (100 * ndcg):.3g}" if ndcg > 0 and ms > 0 else DASH
 
 
 def _word(delta: Delta) -> str:

@@ -33,7 +33,7 @@ section, .tiles > div {
   background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
 }
 section { padding: 22px 24px; margin-top: 18px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(205px, 1fr)); gap: 14px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(184px, 1fr)); gap: 14px; }
 .tiles { margin-top: 22px; }
 .tiles > div { padding: 14px 18px; }
 .tiles dt { color: var(--soft); font-size: 13px; }
@@ -41,6 +41,7 @@ section { padding: 22px 24px; margin-top: 18px; }
 .tiles dd small { display: block; font-size: 13px; font-weight: 400; color: var(--soft); }
 .tiles dd small { letter-spacing: 0; }
 .scroll { overflow-x: auto; }
+.scroll + p { margin-top: 10px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 table { font-size: 13.5px; }
 caption { text-align: left; color: var(--soft); padding-bottom: 6px; }
@@ -49,12 +50,14 @@ th { font-weight: 600; border-bottom: 1px solid var(--rule); vertical-align: bot
 td, tbody th { border-bottom: 1px solid var(--rule); }
 tbody tr:last-child > * { border-bottom: 0; }
 tbody th { font-weight: 500; }
+thead th { white-space: normal; }
 th:first-child, td:first-child, .text { text-align: left; }
 tr.best > * { background: var(--shade); font-weight: 650; }
 tr.group th { color: var(--soft); font-weight: 600; padding-top: 14px; }
 .gain { color: var(--gain); } .loss { color: var(--loss); }
 figure { margin: 12px 0 0; }
-figure .scroll svg { min-width: 600px; }
+figure + .scroll { margin-top: 14px; }
+figure .scroll svg { min-width: 720px; }
 svg { display: block; width: 100%; height: auto; font: 12px/1 system-ui, sans-serif; }
 svg text { fill: var(--ink); }
 svg .tick, svg .axis { fill: var(--soft); }
@@ -70,6 +73,7 @@ svg .dot.even { fill: var(--even); }
 svg .series path { fill: none; stroke: currentColor; stroke-width: 2; }
 svg .series .dot, svg .series .name { fill: currentColor; }
 svg .series .name { font-weight: 600; }
+svg .name { paint-order: stroke; stroke: var(--card); stroke-width: 3px; }
 svg .series .whisker, svg .leader { stroke: currentColor; }
 svg .leader { stroke-width: 1; opacity: 0.6; }
 .s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); }
@@ -82,8 +86,9 @@ article { border-top: 1px solid var(--rule); padding-top: 14px; margin-top: 18px
 article:first-of-type { border-top: 0; }
 .ask { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 4px 28px; }
 .ask ol { margin: 4px 0 12px; padding-left: 22px; }
-.lists td { white-space: normal; min-width: 150px; text-align: left; vertical-align: top; }
-.lists th { text-align: left; }
+.lists td { white-space: normal; min-width: 118px; overflow-wrap: anywhere; }
+.lists td, .lists tbody th { text-align: left; vertical-align: top; }
+.lists th { text-align: left; white-space: normal; }
 .lists td.hit { background: var(--shade); font-weight: 650; }
 footer { color: var(--soft); font-size: 13px; margin-top: 24px; }
 @media print { section, .tiles > div { break-inside: avoid; } body { background: none; } }

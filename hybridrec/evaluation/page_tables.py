@@ -62,8 +62,8 @@ def comparison_table(k: int, rows: Sequence[Comparison]) -> str:
 
 
 def slice_table(report: Report) -> str:
-    """NDCG of every stage on every slice, and the gain of the last fused stage there."""
-    names = [stage.name for stage in report.stages]
+    """NDCG of every stage on every slice, the last stage first: it is the one that serves."""
+    names = [stage.name for stage in reversed(report.stages)]
     heads = ["slice", "queries", *names]
     body: list[tuple[list[str], str]] = []
     for group in dict.fromkeys(part.group for part in report.slices):

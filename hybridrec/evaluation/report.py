@@ -227,7 +227,8 @@ class Report:
         last = last_stage(self.stages).name
         names = [f"{part.group}: {part.label}" for part in self.slices]
         wide = max(map(len, names))
-        lines = ["", f"NDCG@{self.k} of {last!r} by slice, and Δ against others [95 % CI]"]
+        head = f"NDCG@{self.k} of {last!r} by slice, with its queries; Δ against others [95 % CI]"
+        lines = ["", head]
         for name, part in zip(names, self.slices, strict=True):
             lines.append(f"  {name:<{wide}}  {part.n:>7}  {part.ndcg[last]:.4f}")
             lines[-1] += "".join(

@@ -1,6 +1,6 @@
 """Charts as inline SVG: text and colour come from the page's style, so light and dark both work.
 
-Each is a drawing of 760 units in width with a title for those who cannot see it; whatever a chart
+Each is a drawing of 960 units in width with a title for those who cannot see it; whatever a chart
 shows is also written in a table of the page. Series are told apart by dash and label, not by colour
 alone.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-WIDTH = 760.0
+WIDTH = 960.0
 SERIES = 8
 """Classes s0 to s7 of the style; more series begin anew with another dash."""
 
@@ -86,8 +86,9 @@ def intervals(title: str, bars: Sequence[Bar], axis: str, *, zero: bool = False)
                 f'<rect class="bar {bar.tone}" x="{ends[0]:.1f}" y="{y - 8:.1f}" '
                 f'width="{max(1.0, ends[1] - ends[0]):.1f}" height="16" rx="2"/>'
             )
-        marks.append(_line(x(bar.low), y, x(bar.high), y, "whisker"))
-        marks += [_line(x(end), y - 4, x(end), y + 4, "whisker") for end in (bar.low, bar.high)]
+        if bar.low < bar.high:
+            marks.append(_line(x(bar.low), y, x(bar.high), y, "whisker"))
+            marks += [_line(x(end), y - 4, x(end), y + 4, "whisker") for end in (bar.low, bar.high)]
         if bar.start is None:
             marks.append(
                 f'<circle class="dot {bar.tone}" cx="{x(bar.value):.1f}" cy="{y:.1f}" r="5"/>'

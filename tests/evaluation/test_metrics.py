@@ -107,11 +107,6 @@ def test_agrees_with_trec_eval_through_ir_measures(
     np.testing.assert_allclose(columns(per_user(*lists_of(users), k)), want, rtol=0, atol=1e-9)
 
 
-def test_select_takes_users() -> None:
-    got = per_user(np.array([[1], [2], [3]]), Ragged.from_rows([[1], [0], [3]]), k=1)
-    assert [column.tolist() for column in columns(got.select(np.array([2, 1])))] == [[1, 0]] * 5
-
-
 def test_known_values() -> None:
     got = per_user(np.array([[5, 7, 9, -1]]), Ragged.from_rows([[9, 5]]), k=3)
     assert got.ndcg[0] == pytest.approx((1 + 0.5) / (1 + 1 / math.log2(3)))

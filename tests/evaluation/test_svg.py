@@ -40,10 +40,11 @@ def test_bars_go_from_start_to_value_on_one_scale(
     whiskers = [
         line for line in marks(drawing, "line", "whisker") if at(line, "y1") == at(line, "y2")
     ]
-    assert len(boxes) == len(whiskers) == len(bars)
+    wide = [bar for bar in bars if bar.low < bar.high]
+    assert (len(boxes), len(whiskers)) == (len(bars), len(wide))
     known = [
         (value, place)
-        for bar, line in zip(bars, whiskers, strict=True)
+        for bar, line in zip(wide, whiskers, strict=True)
         for value, place in ((bar.low, at(line, "x1")), (bar.high, at(line, "x2")))
     ]
     known += [
