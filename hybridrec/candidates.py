@@ -6,6 +6,7 @@ returns a new object. Shapes in comments: B queries, K candidates, I items, U us
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hybridrec.ragged import Items, Mask, Scores
+
+
+_FORGOTTEN = 24
+"""Half-lives after which an event is forgotten."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +91,17 @@ class Queries:
         decay = np.exp2(-self.histories.from_end() / half_life)
         # A float32 underflow to 0 would make a weight that the kernels rightly refuse.
         return np.maximum(plain * decay, np.finfo(np.float32).tiny).astype(np.float32)
+
+    def remembered(self, half_life: float | None) -> tuple[Ragged, Scores]:
+        """The histories, less what float32 has forgotten, and (nnz,) their recency weights.
+
+        An event 24 half-lives back weighs 2^-24 of the newest one, which is less than the last bit
+        of a sum with it.
+        """
+        histories = self.histories
+        if half_life is not None and self.ordered:
+            histories = histories.newest(math.ceil(_FORGOTTEN * half_life) + 1)
+        return histories, replace(self, histories=histories).recency_weights(half_life)
 
     def select(self, rows: NDArray[Any]) -> Self:
         """The queries ``rows`` (n,), in that order."""

@@ -27,6 +27,7 @@ from hybridrec.data import requests
 from hybridrec.data.answers import answer_kind, as_frame
 from hybridrec.data.dataset import Dataset
 from hybridrec.deadline import Deadline
+from hybridrec.fuse.calibration import PROBABILITY
 from hybridrec.fusing import every_kind
 from hybridrec.lessons import Training, TrainingReport
 from hybridrec.persistence import (
@@ -69,6 +70,9 @@ class HybridRecommender:
         rerank_depth: how many of them the reranker reads; None reads all.
         reranker_examples: lists to fine-tune the reranker on at most; None takes all.
         fusion_examples: lists to fit the fusions on at most; None takes all.
+        calibrated: let ``score`` be the probability that the item is the user's next one, as it
+            was on validation events (:class:`~hybridrec.fuse.calibration.Calibration`); needs a
+            fusion. The order is the same.
         seed: of every random choice in ``fit``.
 
     The stages given are settings: ``fit`` trains copies of them, which are then found in
@@ -88,6 +92,7 @@ class HybridRecommender:
         rerank_depth: int | None = None,
         reranker_examples: int | None = None,
         fusion_examples: int | None = None,
+        calibrated: bool = False,
         seed: int = 0,
     ) -> None:
         self.fusions = _kinds(fusion)
@@ -103,7 +108,10 @@ class HybridRecommender:
             reranker_examples=_limit("reranker_examples", reranker_examples),
             fusion_examples=_limit("fusion_examples", fusion_examples),
             seed=whole_number("seed", seed),
+            calibrated=bool(calibrated),
         )
+        if calibrated and not self.fusions:
+            raise InputError("calibrated is True and there is no fusion: pass fusion='auto'")
         self._model: Model | None = None
 
     # -- training ---------------------------------------------------------------------------
@@ -375,6 +383,7 @@ class HybridRecommender:
             reranker_examples=settings.reranker_examples,
             fusion_examples=settings.fusion_examples,
             seed=settings.seed,
+            calibrated=settings.calibrated and pipeline.fusion is not None,
         )
         engine._hold(model)
         return engine
@@ -415,7 +424,10 @@ def _answer(
     valid = [part.valid for part in parts]
     rows, ranks = np.nonzero(np.concatenate(valid)) if parts else (np.zeros(0, int),) * 2
     codes = [part.items[mask] for part, mask in zip(parts, valid, strict=True)]
-    scores = [part.scores[mask] for part, mask in zip(parts, valid, strict=True)]
+    scores = [
+        part.signals.get(PROBABILITY, part.scores)[mask]
+        for part, mask in zip(parts, valid, strict=True)
+    ]
     return Recommendations(
         users=names[rows],
         ranks=(ranks + 1).astype(np.int32),

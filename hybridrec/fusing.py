@@ -6,7 +6,7 @@ import copy
 import logging
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from hybridrec.bars import track
 from hybridrec.data.learning import EVENTS_A_LEARNING_EVENT
 from hybridrec.evaluation.metrics import per_user
 from hybridrec.fuse.baselines import ConvexFusion, ReciprocalRankFusion
+from hybridrec.fuse.calibration import Calibration
 from hybridrec.fuse.linear import LinearFusion
 from hybridrec.fuse.trees import TreeFusion
 from hybridrec.lessons import Lists, learning_lists
@@ -68,25 +69,30 @@ class Fusing:
     settings: Training
     report: TrainingReport
 
-    def fitted(self, reranker: Reranker | None) -> tuple[Fusion | None, Fusion | None]:
-        """The fusion without the reranker's signal and, where there is one, with it.
+    def fitted(self, reranker: Reranker | None) -> dict[str, Any]:
+        """What the pipeline orders by: fusions without and with the reranker's signal.
+
+        By the names of the pipeline's fields, each with its calibration.
 
         Both learn from the same lists: those of the users that the reranker did not learn from, or
         of all users where there is none. Without a list there is no fusion, and the order of the
         stage before it stands.
         """
+        nothing = {"fusion": None, "fusion_with_reranker": None}
         if not self.kinds:
-            return None, None
+            return nothing
         learned = self._learning_lists(reranker)
         if not len(learned.rows):
             self._warn("blend's" if reranker is None else "reranker's")
-            return None, None
+            return nothing
         held = self._held_lists(None if reranker is None else len(learned.rows))
-        without = self._best("without", learned, held)
-        if reranker is None:
-            return without, None
-        learned = _scored(learned, reranker)
-        return without, self._best("with", learned, held and _scored(held, reranker))
+        fusion, calibration = self._best("without", learned, held)
+        found = {**nothing, "fusion": fusion, "calibration": calibration}
+        if reranker is not None:
+            learned, held = _scored(learned, reranker), held and _scored(held, reranker)
+            fusion, calibration = self._best("with", learned, held)
+            found |= {"fusion_with_reranker": fusion, "calibration_with_reranker": calibration}
+        return found
 
     def _learning_lists(self, reranker: Reranker | None) -> Lists:
         """Lists of fit A that hold their target."""
@@ -105,21 +111,26 @@ class Fusing:
         )
 
     def _held_lists(self, most: int | None) -> Lists | None:
-        """Validation lists of fit A, with their target or without; None where nobody chooses.
+        """Validation lists of fit A, with their target or without; None where none is needed.
 
         At most ``most`` where the reranker has to read them: no more than it reads to learn from.
         """
-        if len(self.kinds) < 2 or not len(self.plan.validation):
-            return None
         settings = self.settings
+        if (len(self.kinds) < 2 and not settings.calibrated) or not len(self.plan.validation):
+            return None
         n = _CHOICE_LISTS if most is None else min(most, _CHOICE_LISTS)
         rows = self.plan.validation.sample(n, np.random.default_rng(settings.seed + 3))
         queries = rows.queries(self.data)
         depth = settings.depth if most is None else settings.rerank_depth
         return Lists(rows, queries, self.blend.candidates(queries, depth))
 
-    def _best(self, label: str, learned: Lists, held: Lists | None) -> Fusion:
-        """Of all kinds, fitted to ``learned``, the one with the best NDCG@10 on ``held``."""
+    def _best(
+        self, label: str, learned: Lists, held: Lists | None
+    ) -> tuple[Fusion, Calibration | None]:
+        """Of all kinds, fitted to ``learned``, the one with the best NDCG@10 on ``held``.
+
+        With its calibration by ``held``, which changes no order, where that is asked for.
+        """
         targets = learned.rows.targets
         fitted = {
             name: copy.deepcopy(kind).fit(learned.candidates, targets)
@@ -138,7 +149,11 @@ class Fusing:
                 {name: round(ndcg, 4) for name, ndcg in found.items()},
             )
         self.report.fused_by[label] = best
-        return fitted[best]
+        calibration = None
+        if held is not None and self.settings.calibrated:
+            ranked = fitted[best].rank(held.candidates)
+            calibration = Calibration().fit(ranked, held.rows.targets)
+        return fitted[best], calibration
 
     def _warn(self, order: str) -> None:
         report = self.report

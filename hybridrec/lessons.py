@@ -27,6 +27,7 @@ class Training:
         reranker_examples: lists to fine-tune on at most; None takes all.
         fusion_examples: lists to fit the fusions on at most; None takes all.
         seed: of the deal of users to R and F, and of the samples.
+        calibrated: learn what fused scores mean as probabilities.
     """
 
     depth: int
@@ -34,6 +35,7 @@ class Training:
     reranker_examples: int | None
     fusion_examples: int | None
     seed: int
+    calibrated: bool = False
 
 
 @dataclass

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("hybridrec")
 
 _COLUMNS = "item_columns.arrow"
+_LATER = ("calibration", "calibration_with_reranker")
+_PARTS = ("reranker", "fusion", "fusion_with_reranker", *_LATER)
+"""Stages that a model may lack; those of ``_LATER`` older manifests do not name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +67,7 @@ def write_model(model: Model, folder: Path) -> dict[str, Any]:
     for place, signal in enumerate(pipeline.blend.scorers):
         signal.save_files(folder / f"signal_{place}")
     pipeline.popularity.save_files(folder / "popularity")
-    parts = {
-        "reranker": pipeline.reranker,
-        "fusion": pipeline.fusion,
-        "fusion_with_reranker": pipeline.fusion_with_reranker,
-    }
+    parts = {name: getattr(pipeline, name) for name in _PARTS}
     for name, part in parts.items():
         if part is not None:
             part.save_files(folder / name)
@@ -108,13 +107,14 @@ def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, ty
         recallers = [
             part(name, f"recaller_{place}") for place, name in enumerate(manifest["recallers"])
         ]
-        # Models saved before there were signals name none.
+        # Models saved before there were signals and calibrations name none.
         signals = [
             part(name, f"signal_{place}") for place, name in enumerate(manifest.get("signals", []))
         ]
         optional = {
             where: None if manifest[where] is None else part(manifest[where], where)
-            for where in ("reranker", "fusion", "fusion_with_reranker")
+            for where in _PARTS
+            if where in manifest or where not in _LATER
         }
         settings = Training(**manifest["settings"])
         report = TrainingReport(**manifest["report"])
@@ -125,11 +125,9 @@ def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, ty
     pipeline = Pipeline(
         blend=blend,
         popularity=Popularity.load_files(folder / "popularity"),
-        reranker=optional["reranker"],
-        fusion=optional["fusion"],
-        fusion_with_reranker=optional["fusion_with_reranker"],
         depth=settings.depth,
         rerank_depth=settings.rerank_depth,
+        **optional,
     )
     return Model(pipeline, data, retired, settings, report)
 
@@ -137,6 +135,7 @@ def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, ty
 def known_kinds() -> dict[str, type]:
     """The stage classes of hybridrec by name; importing them loads no torch."""
     from hybridrec.fuse.baselines import ConvexFusion, ReciprocalRankFusion
+    from hybridrec.fuse.calibration import Calibration
     from hybridrec.fuse.linear import LinearFusion
     from hybridrec.fuse.trees import TreeFusion
     from hybridrec.recall.als import ALS
@@ -165,7 +164,7 @@ def known_kinds() -> dict[str, type]:
     )
     signals = (AtHalfLife, HistoryLength, HistoryStage, ItemAge, NewestGap, RecentPopularity)
     fusions = (ConvexFusion, LinearFusion, ReciprocalRankFusion, TreeFusion)
-    kinds: tuple[type, ...] = (*recallers, *signals, *fusions, CrossEncoder)
+    kinds: tuple[type, ...] = (*recallers, *signals, *fusions, Calibration, CrossEncoder)
     return {kind.__name__: kind for kind in kinds}
 
 

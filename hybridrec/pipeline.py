@@ -16,6 +16,7 @@ import numpy as np
 from hybridrec.candidates import Candidates
 from hybridrec.checks import InputError
 from hybridrec.evaluation.protocol import StageList
+from hybridrec.fuse.calibration import PROBABILITY
 from hybridrec.protocols import HasItemVectors
 from hybridrec.ragged import Ragged
 from hybridrec.recall.exact_index import top_k
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hybridrec.candidates import Queries
     from hybridrec.deadline import Deadline
     from hybridrec.evaluation.report import Kind
+    from hybridrec.fuse.calibration import Calibration
     from hybridrec.protocols import Fusion
     from hybridrec.ragged import Items, Mask, Scores
     from hybridrec.recall.blend import Blend
@@ -87,6 +89,8 @@ class Pipeline:
         fusion_with_reranker: the same with the reranker's signal, for what it has scored.
         depth: candidates that recall brings.
         rerank_depth: how many of them, from the top of the blend, the reranker reads.
+        calibration: fills the column ``PROBABILITY`` of what ``fusion`` orders; None for none.
+        calibration_with_reranker: the same for ``fusion_with_reranker``.
     """
 
     blend: Blend
@@ -96,6 +100,8 @@ class Pipeline:
     fusion_with_reranker: Fusion | None
     depth: int
     rerank_depth: int
+    calibration: Calibration | None = None
+    calibration_with_reranker: Calibration | None = None
 
     def __post_init__(self) -> None:
         """Whatever vectors the reranker reads are those of this pipeline's recallers."""
@@ -139,7 +145,13 @@ class Pipeline:
         popular = self.popularity.recall(queries.select(untold), depth)
         items[untold, : popular.depth] = popular.items
         scores[untold, : popular.depth] = popular.scores
-        return Candidates(items, scores)
+        if self.calibration is None:
+            return Candidates(items, scores)
+        share = np.zeros((len(queries), depth), dtype=np.float32)
+        share[untold, : popular.depth] = self.popularity.shares(popular.items)
+        if ranked is not None and PROBABILITY in ranked.signals:
+            share[told, : ranked.depth] = ranked.signals[PROBABILITY]
+        return Candidates(items, scores, {PROBABILITY: share})
 
     def _rank(
         self, queries: Queries, depth: int, deadline: Deadline | None
@@ -171,7 +183,9 @@ class Pipeline:
 
     def fused(self, candidates: Candidates) -> Candidates:
         """All candidates in the order that needs no reranker."""
-        return candidates if self.fusion is None else self.fusion.rank(candidates)
+        if self.fusion is None:
+            return candidates
+        return _calibrated(self.fusion.rank(candidates), self.calibration)
 
     def fused_with_reranker(self, head: Candidates, candidates: Candidates) -> Candidates:
         """``head`` by the fusion that reads the reranker, then the rest by the one that does not.
@@ -182,6 +196,7 @@ class Pipeline:
             ordered = self.reranked_alone(head)
         else:
             ordered = self.fusion_with_reranker.rank(head)
+            ordered = _calibrated(ordered, self.calibration_with_reranker)
         return self._with_tail(ordered, candidates)
 
     def _with_tail(self, head: Candidates, candidates: Candidates) -> Candidates:
@@ -279,6 +294,13 @@ class Pipeline:
         if len(told) == len(queries):
             return ranked
         return self._beside_popular(queries, told, ranked.select(told), ranked.depth)
+
+
+def _calibrated(ranked: Candidates, calibration: Calibration | None) -> Candidates:
+    """``ranked`` with what its scores mean, where that is known."""
+    if calibration is None:
+        return ranked
+    return ranked.with_signal(PROBABILITY, calibration.probabilities(ranked.scores))
 
 
 def _without(candidates: Candidates, others: Candidates) -> Candidates:

@@ -82,8 +82,15 @@ def train(
     for scorer in track(scorers, "fit D", len(scorers)):
         scorer.refit(data)
     popularity = Popularity().fit(data)
-    depths = (settings.depth, settings.rerank_depth)
-    return Pipeline(blend, popularity, reranker, *fused, *depths), report
+    pipeline = Pipeline(
+        blend=blend,
+        popularity=popularity,
+        reranker=reranker,
+        depth=settings.depth,
+        rerank_depth=settings.rerank_depth,
+        **fused,
+    )
+    return pipeline, report
 
 
 def _finetuned(

@@ -60,3 +60,19 @@ def test_every_code_that_fits_stays_what_it_was(codes, kind):
 def test_int32_codes_are_not_copied():
     codes = np.arange(5, dtype=np.int32)
     assert np.shares_memory(Ragged([0, 5], codes).items, codes)
+
+
+def test_what_is_forgotten_would_not_be_seen_in_a_float32_sum():
+    rng = np.random.default_rng(0)
+    histories = Ragged.from_rows([rng.integers(0, 9, n) for n in (0, 3, 200)])
+    queries = Queries(histories, 9)
+    kept, weights = queries.remembered(2.0)
+    assert kept.lengths.tolist() == [0, 3, 49]
+    np.testing.assert_array_equal(kept.items, histories.newest(49).items)
+    every = queries.recency_weights(2.0)
+    np.testing.assert_array_equal(weights[-49:], every[-49:])
+    assert np.float32(1) + every[-50] == np.float32(1)
+    for half_life, ordered in ((None, True), (2.0, False), (50.0, True)):
+        kept, weights = Queries(histories, 9, ordered=ordered).remembered(half_life)
+        np.testing.assert_array_equal(kept.items, histories.items)
+        assert len(weights) == 203

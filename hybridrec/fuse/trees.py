@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from hybridrec.checks import (
+    FitError,
     StorageError,
     real_number,
     require_extra,
@@ -15,10 +17,11 @@ from hybridrec.checks import (
     whole_number,
 )
 from hybridrec.fuse.features import flat_signals, ranks, standardised
+from hybridrec.fuse.forest import MOST_LEAVES, Forest
 from hybridrec.fuse.fusion import ListFusion, sampled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 
 _TRUNCATION = 20
 """Pairs count where one of the two stands this high: what is at stake is the first ten places."""
+_THREADS = re.compile(r"\[num_threads: \d+\]\n")
+"""The one line of a model that tells how many threads grew it."""
+_COMPARED = 1000
+"""Candidates on which what was read of LightGBM's text is held against LightGBM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +55,9 @@ class TreeFusionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("trees", 1), ("leaves", 2), ("least_in_leaf", 1), ("seeds", 1)):
-            whole_number(name, getattr(self, name), least=least)
+        for name in ("trees", "least_in_leaf", "seeds"):
+            whole_number(name, getattr(self, name), least=1)
+        whole_number("leaves", self.leaves, least=2, most=MOST_LEAVES)
         real_number("learning_rate", self.learning_rate, above=0.0)
         real_number("l2", self.l2, least=0.0)
         for name in ("features", "sample"):
@@ -116,7 +124,8 @@ class TreeFusion(ListFusion[TreeFusionConfig]):
                 seed=seed,
             )
         )
-        self._models: list[Any] = []
+        self._texts: list[str] = []
+        self._forests: list[Forest] = []
         self._flat: Mask = np.empty(0, dtype=np.bool_)
 
     def _learn(self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]) -> None:
@@ -130,10 +139,16 @@ class TreeFusion(ListFusion[TreeFusionConfig]):
         lightgbm = _lightgbm()
         settings = self._settings()
         lists = lightgbm.Dataset(table, chosen, group=sizes, params=settings)
-        self._models = [
+        models = [
             lightgbm.train({**settings, "seed": config.seed + draw}, lists, config.trees)
             for draw in range(config.seeds)
         ]
+        self._plant([_THREADS.sub("", model.model_to_string()) for model in models])
+        _compared(models, self._forests, table[:_COMPARED])
+
+    def _plant(self, texts: list[str]) -> None:
+        """Take over models in LightGBM's text format."""
+        self._texts, self._forests = texts, [Forest.from_text(text) for text in texts]
 
     def _settings(self) -> dict[str, Any]:
         """LightGBM's parameters."""
@@ -159,10 +174,8 @@ class TreeFusion(ListFusion[TreeFusionConfig]):
         real = np.arange(columns.shape[2]) < sizes[:, None]
         if not real.any():
             return scores
-        table = _features(columns, sizes, self._flat)
-        # One thread: a small batch gains nothing from more, and a server has threads of its own.
-        parts = [model.predict(table, num_threads=1) for model in self._models]
-        scores[real] = np.mean(parts, axis=0)
+        table = np.ascontiguousarray(_features(columns, sizes, self._flat).T)
+        scores[real] = np.mean([forest.score(table) for forest in self._forests], axis=0)
         return scores
 
     def _arrays(self) -> Arrays:
@@ -178,25 +191,25 @@ class TreeFusion(ListFusion[TreeFusionConfig]):
             NotFittedError: before ``fit``.
         """
         super().save_files(folder)
-        for place, model in enumerate(self._models):
-            (folder / f"trees_{place}.txt").write_text(model.model_to_string(), encoding="utf-8")
+        for place, text in enumerate(self._texts):
+            (folder / f"trees_{place}.txt").write_text(text, encoding="utf-8")
 
     @classmethod
     def load_files(cls, folder: Path) -> Self:
-        """Read what :meth:`save_files` wrote: text, which LightGBM parses.
+        """Read what :meth:`save_files` wrote; LightGBM is not needed for it.
 
         Raises:
-            MissingExtraError: LightGBM is not installed.
             StorageError: a file is missing or damaged.
         """
         fusion = super().load_files(folder)
-        lightgbm = _lightgbm()
         try:
-            fusion._models = [
-                lightgbm.Booster(model_str=(folder / f"trees_{place}.txt").read_text("utf-8"))
-                for place in range(fusion.config.seeds)
-            ]
-        except (OSError, ValueError, lightgbm.basic.LightGBMError) as error:
+            fusion._plant(
+                [
+                    (folder / f"trees_{place}.txt").read_text(encoding="utf-8")
+                    for place in range(fusion.config.seeds)
+                ]
+            )
+        except (OSError, ValueError) as error:
             raise StorageError(f"cannot read the trees in {folder}: {error}") from error
         return fusion
 
@@ -207,6 +220,21 @@ def _features(columns: Scores, sizes: NDArray[np.int64], flat: Mask) -> Scores:
     telling = np.ascontiguousarray(columns[~flat])
     parts = (standardised(telling, sizes), ranks(telling, sizes), columns[flat].transpose(1, 2, 0))
     return np.concatenate([part[real] for part in parts], axis=1)
+
+
+def _compared(models: Sequence[Any], forests: Sequence[Forest], table: Scores) -> None:
+    """Refuse trees that were read otherwise than LightGBM means them.
+
+    Raises:
+        FitError: a prediction differs in a bit.
+    """
+    turned = np.ascontiguousarray(table.T)
+    for model, forest in zip(models, forests, strict=True):
+        if not np.array_equal(forest.score(turned), model.predict(table, num_threads=1)):
+            raise FitError(
+                "LightGBM's trees score otherwise than hybridrec reads them: this LightGBM is "
+                "newer than it knows; install one that constraints.txt names"
+            )
 
 
 def _lightgbm() -> ModuleType:

@@ -121,8 +121,8 @@ class ItemToItem(ABC, Generic[C]):
 
     def _rows(self, queries: Queries) -> Scores:
         table = fitted(self.name, self._fitted)
-        return table.rows(queries.histories, queries.recency_weights(self.half_life))
+        return table.rows(*queries.remembered(self.half_life))
 
     def _pairs(self, queries: Queries, items: Items) -> Scores:
         table = fitted(self.name, self._fitted)
-        return table.pairs(queries.histories, queries.recency_weights(self.half_life), items)
+        return table.pairs(*queries.remembered(self.half_life), items)

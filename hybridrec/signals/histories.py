@@ -97,7 +97,9 @@ class HistoryStage(StoredSignal[HistoryStageConfig]):
         share = (counts.sum(axis=0) + 1) / (counts.sum() + _STAGES)
         smoothing = self.config.smoothing
         of_item = (counts + smoothing * share) / (counts.sum(axis=1, keepdims=True) + smoothing)
-        return {"table": np.log(of_item / share).astype(np.float32)}
+        table = np.log(of_item / share).astype(np.float32)
+        table[counts.sum(axis=1) == 0] = 0.0  # to the bit: nothing is known of them
+        return {"table": table}
 
     def _scored(self, queries: Queries, items: Items, state: State) -> Scores:
         table: Scores = state["table"]
