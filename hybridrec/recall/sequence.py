@@ -116,8 +116,10 @@ class _Fitted:
     @cached_property
     def reader(self) -> tuple[Any, Any]:
         """The network and its items, ready to answer; made on first use."""
-        network = _torch("sequence_network")
-        return network.ready(self.weights, self.inputs, self.config)
+        ready: tuple[Any, Any] = _torch("sequence_network").ready(
+            self.weights, self.inputs, self.config
+        )
+        return ready
 
 
 class SequenceRecall:

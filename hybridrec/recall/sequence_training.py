@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trainer", "cross_entropy", "fitted_weights"]
 
-_CELLS = 1 << 21
+_CELLS = 1 << 20
 """Scores held at once by the loss, which stay in the cache that way."""
 _WARMUP = 0.05
 """Share of the steps over which the rate rises."""
@@ -59,8 +59,8 @@ class _CrossEntropy(torch.autograd.Function):
         of_items = torch.zeros_like(items)
         total = users.new_zeros(())
         size = max(32, _CELLS // len(items))
-        for part in torch.arange(len(users), device=users.device).split(size):
-            rows = slice(int(part[0]), int(part[-1]) + 1)
+        for start in range(0, len(users), size):
+            rows = slice(start, start + size)
             u = users[rows]
             scores = torch.mm(u.to(kind), w.T).exp_()
             sums = scores.sum(1, keepdim=True, dtype=torch.float32)
