@@ -99,41 +99,49 @@ def score(precision: str, *, lists: int | None) -> None:
 def report() -> bool:
     """The change against fp32 of every precision that was scored; whether all pass the gate.
 
-    Of the lists that all of them have scored: their order is random, so the first are a sample.
+    Each on the lists that both have scored: their order is random, so the first are a sample.
     """
     saved = _lists()
     found = {name: scores for name in PRECISIONS if (scores := _scored(name)) is not None}
     if "fp32" not in found or len(found) < 2:
         raise SystemExit(f"scored are {sorted(found)}; wanted fp32 and one more: score them first")
-    scored = ~np.any([np.isnan(scores).any(axis=1) for scores in found.values()], axis=0)
-    saved = {name: values[scored] for name, values in saved.items()}
-    found = {name: scores[scored] for name, scores in found.items()}
     targets = hr.split.leave_last(ml_1m()).targets.select(saved["rows"])
-    lists = hr.Candidates(saved["items"], saved["scores"])
-    orders = {name: lists.reordered(scores).items for name, scores in found.items()}
-    ndcg = {name: per_user(items, targets, K).ndcg for name, items in orders.items()}
     result: dict[str, Any] = json.loads((FOLDER / "tuned.json").read_text(encoding="utf-8"))
-    result[f"ndcg@{K}"] = {name: float(values.mean()) for name, values in ndcg.items()}
-    result[f"ndcg@{K}"]["blend"] = float(per_user(lists.items, targets, K).ndcg.mean())
-    print(f"{len(lists.items)} users, NDCG@{K}: {result[f'ndcg@{K}']}")
-    changes = []
-    for name in [name for name in found if name != "fp32"]:
-        delta, whole = paired_ci(ndcg[name], ndcg["fp32"]), ndcg["fp32"].mean()
-        mean, low, high = (float(value / whole) for value in (delta.mean, delta.low, delta.high))
-        real = lists.items >= 0
-        apart = np.abs(found[name] - found["fp32"])[real]
-        same = [len(np.intersect1d(a[:K], b[:K])) / K
-                for a, b in zip(orders[name], orders["fp32"], strict=True)]  # fmt: skip
-        changes.append({
-            "precision": name, "mean": mean, "low": low, "high": high, "passes": low > GATE,
-            "largest difference": float(apart.max()), "mean difference": float(apart.mean()),
-            f"same top {K}": float(np.mean(same)),
-        })  # fmt: skip
-        print(f"{name} against fp32: {mean:+.2%} [{low:+.2%}, {high:+.2%}], gate {GATE:+.0%}: "
-              f"{'passes' if low > GATE else 'FAILS'}; {changes[-1]}")  # fmt: skip
-    result["changes"] = changes
+    result["changes"] = [
+        _change(name, saved, found[name], found["fp32"], targets)
+        for name in found
+        if name != "fp32"
+    ]
     write("quality-precision.json", result)
-    return all(change["passes"] for change in changes)
+    return all(change["passes"] for change in result["changes"])
+
+
+def _change(
+    name: str,
+    saved: dict[str, NDArray[Any]],
+    scores: NDArray[np.float32],
+    exact: NDArray[np.float32],
+    targets: hr.Ragged,
+) -> dict[str, Any]:
+    """What ordering by ``scores`` instead of ``exact`` (B, K) costs; NaN where there are none."""
+    both = np.flatnonzero(~(np.isnan(scores) | np.isnan(exact)).any(axis=1))
+    lists = hr.Candidates(saved["items"][both], saved["scores"][both])
+    orders = [lists.reordered(given[both]).items for given in (scores, exact)]
+    ndcg = [per_user(items, targets.select(both), K).ndcg for items in (*orders, lists.items)]
+    delta, whole = paired_ci(ndcg[0], ndcg[1]), ndcg[1].mean()
+    mean, low, high = (float(value / whole) for value in (delta.mean, delta.low, delta.high))
+    apart = np.abs(scores[both] - exact[both])[lists.items >= 0]
+    same = [len(np.intersect1d(a[:K], b[:K])) / K for a, b in zip(*orders, strict=True)]
+    change = {
+        "precision": name, "users": len(both), "mean": mean, "low": low, "high": high,
+        "passes": low > GATE, f"ndcg@{K}": dict(zip((name, "fp32", "blend"),
+                                                    (float(v.mean()) for v in ndcg), strict=True)),
+        "largest difference": float(apart.max()), "mean difference": float(apart.mean()),
+        f"same top {K}": float(np.mean(same)),
+    }  # fmt: skip
+    print(f"{name} against fp32: {mean:+.2%} [{low:+.2%}, {high:+.2%}], gate {GATE:+.0%}: "
+          f"{'passes' if low > GATE else 'FAILS'}; {change}")  # fmt: skip
+    return change
 
 
 def _lists() -> dict[str, NDArray[Any]]:

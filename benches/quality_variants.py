@@ -29,9 +29,9 @@ from hybridrec.evaluation.metrics import per_user
 
 K = 10
 FOLDER = OUTPUT / "variants"
-EXAMPLES = scaled(smoke=24, default=400, full=3000)
+EXAMPLES = scaled(smoke=24, default=300, full=3000)
 USERS = scaled(smoke=40, default=1000, full=6040)
-DEPTH = scaled(smoke=20, default=30, full=100)
+DEPTH = scaled(smoke=20, default=20, full=100)
 HISTORY = scaled(smoke=3, default=5, full=10)
 
 PLAIN = "one_way"
