@@ -77,7 +77,8 @@ class Popularity:
         """float32 of the shape of ``items``, the share of all events that is an item's; 0 at -1."""
         events = np.expm1(fitted(self.name, self._scores).astype(np.float64))
         found = np.where(items < 0, 0.0, events[items]) / max(events.sum(), 1.0)
-        return found.astype(np.float32)
+        shares: Scores = found.astype(np.float32)
+        return shares
 
     def add_items(self, texts: Sequence[str] | None, n: int) -> None:
         """``n`` items that nobody has taken yet: score 0."""

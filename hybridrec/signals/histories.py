@@ -112,4 +112,4 @@ class HistoryStage(StoredSignal[HistoryStageConfig]):
 
 def _stages(events: NDArray[np.int64]) -> NDArray[np.int64]:
     """The stage of each number of events before an event."""
-    return np.minimum(2 * np.log2(events + 1.0), _STAGES - 1).astype(np.int64)
+    return np.asarray(np.minimum(2 * np.log2(events + 1.0), _STAGES - 1), dtype=np.int64)
