@@ -148,7 +148,7 @@ def test_examples_show_history_targets_and_lists(report: Any, split: Any, catalo
         start, stop = split.queries.histories.indptr[row : row + 2]
         newest = split.queries.histories.items[stop - 1]
         name = catalogue.texts[newest] or f"item {newest}"
-        assert name[:59] in text
+        assert name[:50] in text
         assert ("before</p>" in article) == (stop - start > 8)
         hits = sum(
             int(row % 30 in report.lists[stage.name][row][:5].tolist()) for stage in report.stages
