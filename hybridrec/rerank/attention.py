@@ -78,9 +78,10 @@ def shared_prefix_attention(
         return output, None
     q, k, v = (x[0].transpose(0, 1).float() for x in (query, key, value))
     states = [q, *layout.seen(k, v, learnt)]
+    # One that no text is longer than hides nothing.
     window = sliding_window if sliding_window and sliding_window <= layout.farthest else 0
     learning = torch.is_grad_enabled() and any(x.requires_grad for x in states)
-    # A window of the core counts places, which learnt states have none of.
+    # The core's windows count places, and learnt states have none.
     in_torch = learning or softcap is not None or (window and learnt is not None)
     if query.device.type == "cpu" and not in_torch:
         return _compiled(layout, states, scaling, window)[None], None

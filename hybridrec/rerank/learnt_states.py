@@ -38,8 +38,9 @@ FILE = "learnt_states.safetensors"
 START = 0.02
 """Standard deviation of the keys at first; values start as zeros.
 
-What a token makes of the others is then diluted a little and otherwise as it was. Keys and values
-of real words, which the paper starts from, moved the scores of MiniLM five times as far.
+What a token makes of the others is then diluted and otherwise as it was. Keys and values of real
+words, which the paper starts from, moved MiniLM's scores about five times as far (eight states), a
+causal model's about as far, and learnt no faster.
 """
 
 

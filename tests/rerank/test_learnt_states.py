@@ -87,9 +87,9 @@ def test_however_texts_are_read_they_are_seen(folders, mask, name):
 @pytest.mark.parametrize("name", CAUSALS)
 def test_it_is_what_a_cache_of_that_many_tokens_would_be(folders, name):
     """As peft does it: the unmodified forward behind past keys and values, no position moved."""
-    open_ = (
-        {"sliding_window": None} if name == "mistral" else {"layer_types": ["full_attention"] * 3}
-    )
+    # A cache behind a window would lose what the window hides: here there is none.
+    mistral = {"mistral": {"sliding_window": None}, "mistral-open": {}}
+    open_ = mistral.get(name, {"layer_types": ["full_attention"] * 3})
     folder = folders(name, **open_)
     model = led(reranker(folder).prepare(TEXTS))
     plain = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager")
@@ -251,11 +251,10 @@ def test_fewer_bits_read_them(folders, name, precision):
     scores = {}
     for kind in ("fp32", precision):
         model = hr.CrossEncoder(folder, device="cpu", precision=kind, mask="one_way").prepare(TEXTS)
-        scores[kind, 0] = model.score(queries(), ITEMS)
-        scores[kind, 1] = led(model).score(queries(), ITEMS)
-    real = ITEMS >= 0
-    effect = np.abs(scores["fp32", 1] - scores["fp32", 0])[real].max()
-    error = np.abs(scores[precision, 1] - scores["fp32", 1])[real].max()
+        scores[kind, 0] = model.score(queries(), ITEMS)[ITEMS >= 0]
+        scores[kind, 1] = led(model).score(queries(), ITEMS)[ITEMS >= 0]
+    effect = np.abs(scores["fp32", 1] - scores["fp32", 0]).max()
+    error = np.abs(scores[precision, 1] - scores["fp32", 1]).max()
     assert 0 < error < 0.2 * effect
 
 
@@ -294,7 +293,7 @@ def test_they_start_small_and_drawn_from_the_seed(tiny_model):
             assert not states.any()
             continue
         assert not states.equal(other[name])
-        assert 0.019 < float(states.std()) < 0.021
+        assert 0.019 < float(states.detach().std()) < 0.021
         assert len(states.flatten(1).unique(dim=0)) == 200  # else they would learn alike
 
 
