@@ -72,7 +72,8 @@ class Fusing:
     def fitted(self, reranker: Reranker | None) -> dict[str, Any]:
         """What the pipeline orders by: fusions without and with the reranker's signal.
 
-        By the names of the pipeline's fields, each with its calibration.
+        By the names of the pipeline's fields, each with its calibration and with all that were
+        tried.
 
         Both learn from the same lists: those of the users that the reranker did not learn from, or
         of all users where there is none. Without a list there is no fusion, and the order of the
@@ -86,12 +87,11 @@ class Fusing:
             self._warn("blend's" if reranker is None else "reranker's")
             return nothing
         held = self._held_lists(None if reranker is None else len(learned.rows))
-        fusion, calibration = self._best("without", learned, held)
-        found = {**nothing, "fusion": fusion, "calibration": calibration}
+        found = nothing | self._best("without", learned, held)
         if reranker is not None:
             learned, held = _scored(learned, reranker), held and _scored(held, reranker)
-            fusion, calibration = self._best("with", learned, held)
-            found |= {"fusion_with_reranker": fusion, "calibration_with_reranker": calibration}
+            best = self._best("with", learned, held)
+            found |= {f"{name}_with_reranker": value for name, value in best.items()}
         return found
 
     def _learning_lists(self, reranker: Reranker | None) -> Lists:
@@ -124,12 +124,11 @@ class Fusing:
         depth = settings.depth if most is None else settings.rerank_depth
         return Lists(rows, queries, self.blend.candidates(queries, depth))
 
-    def _best(
-        self, label: str, learned: Lists, held: Lists | None
-    ) -> tuple[Fusion, Calibration | None]:
+    def _best(self, label: str, learned: Lists, held: Lists | None) -> dict[str, Any]:
         """Of all kinds, fitted to ``learned``, the one with the best NDCG@10 on ``held``.
 
-        With its calibration by ``held``, which changes no order, where that is asked for.
+        With its calibration by ``held``, which changes no order, where that is asked for, and with
+        all of them by name.
         """
         targets = learned.rows.targets
         fitted = {
@@ -153,7 +152,7 @@ class Fusing:
         if held is not None and self.settings.calibrated:
             ranked = fitted[best].rank(held.candidates)
             calibration = Calibration().fit(ranked, held.rows.targets)
-        return fitted[best], calibration
+        return {"fusion": fitted[best], "calibration": calibration, "tried": fitted}
 
     def _warn(self, order: str) -> None:
         report = self.report

@@ -7,7 +7,7 @@ Ids, frames and storage are :mod:`hybridrec.engine`'s; how the parts come to be 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +24,7 @@ from hybridrec.recall.text_encoder import unit_rows
 from hybridrec.rerank.vectors import give_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -91,6 +91,9 @@ class Pipeline:
         rerank_depth: how many of them, from the top of the blend, the reranker reads.
         calibration: fills the column ``PROBABILITY`` of what ``fusion`` orders; None for none.
         calibration_with_reranker: the same for ``fusion_with_reranker``.
+        tried: every kind of fusion that was fitted, by name, ``fusion`` among them; what is saved
+            and loaded is that one alone.
+        tried_with_reranker: the same for ``fusion_with_reranker``.
     """
 
     blend: Blend
@@ -102,6 +105,8 @@ class Pipeline:
     rerank_depth: int
     calibration: Calibration | None = None
     calibration_with_reranker: Calibration | None = None
+    tried: Mapping[str, Fusion] = field(default_factory=dict)
+    tried_with_reranker: Mapping[str, Fusion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Whatever vectors the reranker reads are those of this pipeline's recallers."""

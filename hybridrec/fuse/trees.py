@@ -19,6 +19,7 @@ from hybridrec.checks import (
 from hybridrec.fuse.features import flat_signals, ranks, standardised
 from hybridrec.fuse.forest import MOST_LEAVES, Forest
 from hybridrec.fuse.fusion import ListFusion, sampled
+from hybridrec.fuse.listwise import most_likely
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +35,10 @@ _TRUNCATION = 20
 """Pairs count where one of the two stands this high: what is at stake is the first ten places."""
 _THREADS = re.compile(r"\[num_threads: \d+\]\n")
 """The one line of a model that tells how many threads grew it."""
+_REGULARIZATION = 1e-3
+"""Of the linear start, as :class:`~hybridrec.LinearFusion` has it."""
+_LINEAR_LISTS = 10_000
+"""That the linear start is learned from at most."""
 _COMPARED = 1000
 """Candidates on which what was read of LightGBM's text is held against LightGBM."""
 
@@ -42,9 +47,9 @@ _COMPARED = 1000
 class TreeFusionConfig:
     """Settings of :class:`TreeFusion`."""
 
-    trees: int = 150
+    trees: int = 60
     leaves: int = 15
-    learning_rate: float = 0.08
+    learning_rate: float = 0.1
     least_in_leaf: int = 100
     l2: float = 1.0
     features: float = 0.5
@@ -70,9 +75,10 @@ class TreeFusionConfig:
 
 
 class TreeFusion(ListFusion[TreeFusionConfig]):
-    """LambdaMART over the signals (Burges, MSR-TR-2010-82), grown by LightGBM.
+    """A linear fusion, put right by LambdaMART (Burges, MSR-TR-2010-82) that LightGBM grows.
 
-    A candidate's features are, of every signal, its value and its signed root, each standardised
+    What a sum of signals can say, a linear model says from few lists (:class:`LinearFusion`); the
+    first tree starts from its scores, so trees are left for what a sum cannot say. A candidate's features are, of every signal, its value and its signed root, each standardised
     within the list, and how many candidates of the list are above it. A signal that is the same all
     along a list, such as the length of the history, is about the query: it is read as it is. Raw
     values of the others are not read: a refit rescales them. The same lists give the same bits for
@@ -97,9 +103,9 @@ class TreeFusion(ListFusion[TreeFusionConfig]):
     def __init__(
         self,
         *,
-        trees: int = 150,
+        trees: int = 60,
         leaves: int = 15,
-        learning_rate: float = 0.08,
+        learning_rate: float = 0.1,
         least_in_leaf: int = 100,
         l2: float = 1.0,
         features: float = 0.5,
@@ -127,18 +133,21 @@ class TreeFusion(ListFusion[TreeFusionConfig]):
         self._texts: list[str] = []
         self._forests: list[Forest] = []
         self._flat: Mask = np.empty(0, dtype=np.bool_)
+        self._coefficients: NDArray[np.float64] = np.empty(0)
 
     def _learn(self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]) -> None:
         config = self.config
         rows = sampled(config.lists, len(sizes), config.seed)
         columns, sizes = np.ascontiguousarray(columns[:, rows]), sizes[rows]
         self._flat = flat_signals(columns, sizes)
+        self._coefficients = _linear(columns[~self._flat], sizes, places[rows])
         table = _features(columns, sizes, self._flat)
         chosen = np.zeros(len(table), dtype=np.float32)
         chosen[np.cumsum(sizes) - sizes + places[rows]] = 1.0
         lightgbm = _lightgbm()
         settings = self._settings()
-        lists = lightgbm.Dataset(table, chosen, group=sizes, params=settings)
+        start = self._start(table)
+        lists = lightgbm.Dataset(table, chosen, group=sizes, init_score=start, params=settings)
         models = [
             lightgbm.train({**settings, "seed": config.seed + draw}, lists, config.trees)
             for draw in range(config.seeds)
@@ -174,15 +183,21 @@ class TreeFusion(ListFusion[TreeFusionConfig]):
         real = np.arange(columns.shape[2]) < sizes[:, None]
         if not real.any():
             return scores
-        table = np.ascontiguousarray(_features(columns, sizes, self._flat).T)
-        scores[real] = np.mean([forest.score(table) for forest in self._forests], axis=0)
+        table = _features(columns, sizes, self._flat)
+        turned = np.ascontiguousarray(table.T)
+        grown = np.mean([forest.score(turned) for forest in self._forests], axis=0)
+        scores[real] = self._start(table) + grown
         return scores
 
+    def _start(self, table: Scores) -> NDArray[np.float64]:
+        """(candidates,) what the linear model says, of the features that it reads."""
+        return table[:, : len(self._coefficients)].astype(np.float64) @ self._coefficients
+
     def _arrays(self) -> Arrays:
-        return {"flat": self._flat}
+        return {"flat": self._flat, "coefficients": self._coefficients}
 
     def _take(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self._flat = arrays["flat"]
+        self._flat, self._coefficients = arrays["flat"], arrays["coefficients"]
 
     def save_files(self, folder: Path) -> None:
         """Write settings and signal names, and the trees in LightGBM's text format.
@@ -220,6 +235,18 @@ def _features(columns: Scores, sizes: NDArray[np.int64], flat: Mask) -> Scores:
     telling = np.ascontiguousarray(columns[~flat])
     parts = (standardised(telling, sizes), ranks(telling, sizes), columns[flat].transpose(1, 2, 0))
     return np.concatenate([part[real] for part in parts], axis=1)
+
+
+def _linear(
+    columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(F,) weights of the standardised signals and their roots: the first of the features."""
+    rows = sampled(_LINEAR_LISTS, len(sizes), 0)
+    features = standardised(np.ascontiguousarray(columns[:, rows]), sizes[rows])
+    if not features.shape[2]:
+        return np.empty(0)
+    valid = np.arange(features.shape[1]) < sizes[rows, None]
+    return most_likely(features, valid, places[rows], regularization=_REGULARIZATION)
 
 
 def _compared(models: Sequence[Any], forests: Sequence[Forest], table: Scores) -> None:

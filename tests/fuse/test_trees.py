@@ -72,11 +72,22 @@ def test_raw_values_are_read_of_signals_about_the_query_alone():
     np.testing.assert_array_equal(fusion.score(shifted), fusion.score(candidates))
 
 
-def test_too_few_lists_to_split_give_one_order():
+def test_too_few_lists_to_split_leave_the_linear_order():
     candidates, targets = make_lists(rows=3)
-    fusion = hr.TreeFusion().fit(candidates, targets)
-    scores = fusion.score(candidates)
-    assert len(np.unique(scores[candidates.valid])) == 1
+    told = {name: values for name, values in candidates.signals.items() if name.startswith("s")}
+    lists = Candidates(candidates.items, candidates.scores, told)
+    scores = hr.TreeFusion().fit(lists, targets).score(lists)
+    np.testing.assert_allclose(
+        scores, hr.LinearFusion().fit(lists, targets).score(lists), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_lists_of_which_nothing_tells_candidates_apart_get_one_order():
+    candidates, targets = make_lists(rows=3)
+    told = {"about the query": candidates.signals["about the query"]}
+    lists = Candidates(candidates.items, candidates.scores, told)
+    scores = hr.TreeFusion().fit(lists, targets).score(lists)
+    assert len(np.unique(scores[lists.valid])) == 1
 
 
 def test_a_saved_fusion_is_read_without_lightgbm(tmp_path):

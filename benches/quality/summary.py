@@ -1,0 +1,111 @@
+"""What the steps found, compared over the same users, and written to results/DATA.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from steps import K, folder_of
+
+from hybridrec.evaluation.compare import holm, paired_ci, paired_p
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+Values = NDArray[np.float64]
+
+
+def report(data: str) -> None:
+    """Print every comparison there is, and write them with each step's own report."""
+    runs = _read(data)
+    if not runs:
+        print(f"nothing was run on {data} yet")
+        return
+    steps = {}
+    for name, found in runs.items():
+        mean = _mean([run["values"] for run in found])
+        steps[name] = {
+            "seeds": [run["said"]["seed"] for run in found],
+            "training seconds": [run["said"]["training seconds"] for run in found],
+            f"ndcg@{K}": {
+                stage: [float(run["values"][stage].mean()) for run in found] for stage in mean
+            },
+            "reports": [run["said"] for run in found],
+        }
+    comparisons = _compared(runs)
+    for name, step in steps.items():
+        print(f"\n{name}: seeds {step['seeds']}, trained in {step['training seconds']} s")
+        for stage, ndcg in step[f"ndcg@{K}"].items():
+            print(f"  {stage:<28} {np.mean(ndcg):.4f}  {' '.join(f'{x:.4f}' for x in ndcg)}")
+    print()
+    for row in comparisons:
+        print(
+            f"{row['stage']} against {row['against']}: {row['ratio']:.3f}x "
+            f"[{row['ratio_ci'][0]:.3f}, {row['ratio_ci'][1]:.3f}], {row['mean']:+.4f}, "
+            f"p {row['p_holm']:.4f} (Holm)"
+        )
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{data}.json"
+    content = {"data": data, "comparisons": comparisons, "steps": steps}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {path.parent.parent.name}/{path.parent.name}/{path.name}")
+
+
+def _read(data: str) -> dict[str, list[dict[str, Any]]]:
+    """Step -> its runs, in the order of their seeds."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder_of(data).glob("*.json")):
+        said = json.loads(path.read_text("utf-8"))
+        with np.load(path.with_suffix(".npz")) as arrays:
+            values = {stage: arrays[stage] for stage in arrays.files}
+        runs.setdefault(said["step"], []).append({"said": said, "values": values})
+    return runs
+
+
+def _mean(runs: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
+    """(B,) each user's mean over the seeds: one draw of that user."""
+    return {stage: np.mean([run[stage] for run in runs], axis=0) for stage in runs[0]}
+
+
+def _compared(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The last stage of each step against the rest of it, and against the other steps' last."""
+    last = {
+        name: _mean([run["values"] for run in found])[_last(found[0])]
+        for name, found in runs.items()
+    }
+    rows = []
+    for name, found in runs.items():
+        mean = _mean([run["values"] for run in found])
+        mine = last[name]
+        if not name.startswith("without "):
+            for stage, other in mean.items():
+                if stage not in (_last(found[0]), found[0]["said"]["training"]["fused_by"]):
+                    rows.append(_row(name, f"{stage} of it", mine, other))
+        for other_name in ("fast", "sequence"):
+            if other_name in last and name != other_name and len(last[other_name]) == len(mine):
+                rows.append(_row(name, other_name, mine, last[other_name]))
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p
+    return rows
+
+
+def _last(run: Mapping[str, Any]) -> str:
+    """The stage that serves."""
+    return [s["name"] for s in run["said"]["stages"] if s["kind"] == "fused"][-1]
+
+
+def _row(stage: str, against: str, mine: Values, other: Values) -> dict[str, Any]:
+    delta = paired_ci(mine, other)
+    base = float(other.mean()) or 1e-9
+    return {
+        "stage": stage,
+        "against": against,
+        "mean": delta.mean,
+        "ci": [delta.low, delta.high],
+        "ratio": 1 + delta.mean / base,
+        "ratio_ci": [1 + delta.low / base, 1 + delta.high / base],
+        "p": paired_p(mine, other),
+    }
