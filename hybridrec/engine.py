@@ -67,9 +67,11 @@ class HybridRecommender:
         signals: scorers that bring no candidates and give those there are one more column each:
             what only fusion reads. A recaller may be one, too.
         depth: candidates that recall brings for every request.
-        rerank_depth: how many of them the reranker reads; None reads all.
+        rerank_depth: how many of them the reranker reads, from the top of what the fusion without
+            it makes of them; None reads all.
         reranker_examples: lists to fine-tune the reranker on at most; None takes all.
-        fusion_examples: lists to fit the fusions on at most; None takes all.
+        fusion_examples: lists to fit the fusion without the reranker on at most; None takes all.
+        reranked_examples: the same for the fusion with it: lists that the reranker has to read.
         calibrated: let ``score`` be the probability that the item is the user's next one, as it
             was on validation events (:class:`~hybridrec.fuse.calibration.Calibration`); needs a
             fusion. The order is the same.
@@ -91,7 +93,8 @@ class HybridRecommender:
         depth: int = 100,
         rerank_depth: int | None = None,
         reranker_examples: int | None = None,
-        fusion_examples: int | None = None,
+        fusion_examples: int | None = 16_000,
+        reranked_examples: int | None = 1000,
         calibrated: bool = False,
         seed: int = 0,
     ) -> None:
@@ -107,6 +110,7 @@ class HybridRecommender:
             rerank_depth=whole_number("rerank_depth", rerank_depth, least=1, most=depth),
             reranker_examples=_limit("reranker_examples", reranker_examples),
             fusion_examples=_limit("fusion_examples", fusion_examples),
+            reranked_examples=_limit("reranked_examples", reranked_examples),
             seed=whole_number("seed", seed),
             calibrated=bool(calibrated),
         )
@@ -382,6 +386,7 @@ class HybridRecommender:
             rerank_depth=settings.rerank_depth,
             reranker_examples=settings.reranker_examples,
             fusion_examples=settings.fusion_examples,
+            reranked_examples=settings.reranked_examples,
             seed=settings.seed,
             calibrated=settings.calibrated and pipeline.fusion is not None,
         )

@@ -12,6 +12,7 @@ from hybridrec.data.learning import LearningPlan
 from hybridrec.evaluation.metrics import per_user
 from hybridrec.fuse.calibration import PROBABILITY, Calibration
 from hybridrec.fusing import every_kind
+from hybridrec.pipeline import BEFORE
 
 KINDS = {
     "LinearFusion": hr.LinearFusion,
@@ -233,7 +234,11 @@ def test_with_a_reranker_both_fusions_are_chosen_and_calibrated(split, tiny_enco
     assert set(report.fusion) == set(report.fused_by) == {"without", "with"}
     assert model.reranker.name in model.pipeline.fusion_with_reranker.signals
     assert model.reranker.name not in model.pipeline.fusion.signals
-    assert report.asked["fusion"] == len(LearningPlan.of(split.train, 0).fusion)
+    plan = LearningPlan.of(split.train, 0)
+    assert report.asked["fusion"] == len(plan.reranker) + len(plan.stopping)
+    assert report.asked["reranked fusion"] == len(plan.fusion)
+    assert BEFORE in model.pipeline.fusion_with_reranker.signals
+    assert set(model.pipeline.tried_with_reranker) == set(report.fusion["with"])
     users = split.train.users.ids[:9]
     got = answer(model, users)
     assert ((got.score >= 0) & (got.score <= 1)).all()
