@@ -30,6 +30,7 @@ from hybridrec.deadline import Deadline
 from hybridrec.fuse.calibration import PROBABILITY
 from hybridrec.fusing import every_kind
 from hybridrec.lessons import Training, TrainingReport
+from hybridrec.newcomers import Newcomers, check_texts
 from hybridrec.persistence import (
     Model,
     known_kinds,
@@ -66,6 +67,8 @@ class HybridRecommender:
             leaves the blend's order, or the reranker's.
         signals: scorers that bring no candidates and give those there are one more column each:
             what only fusion reads. A recaller may be one, too.
+        newcomers: gives items without events places of their own in every answer, and finds those
+            that suit by their texts; None leaves such items to whichever recaller brings them.
         depth: candidates that recall brings for every request.
         rerank_depth: how many of them the reranker reads, from the top of what the fusion without
             it makes of them; None reads all.
@@ -90,6 +93,7 @@ class HybridRecommender:
         fusion: Fusion | Sequence[Fusion] | Literal["auto"] | None = None,
         *,
         signals: Sequence[Signal] = (),
+        newcomers: Newcomers | None = None,
         depth: int = 100,
         rerank_depth: int | None = None,
         reranker_examples: int | None = None,
@@ -116,6 +120,12 @@ class HybridRecommender:
         )
         if calibrated and not self.fusions:
             raise InputError("calibrated is True and there is no fusion: pass fusion='auto'")
+        self.newcomers = _newcomers(newcomers, self.recallers)
+        if calibrated and newcomers is not None:
+            raise InputError(
+                "calibrated is True and there are newcomers, of whom no event tells how likely "
+                "they are: leave out one of the two"
+            )
         self._model: Model | None = None
 
     # -- training ---------------------------------------------------------------------------
@@ -142,7 +152,7 @@ class HybridRecommender:
         recallers = [copy.copy(recaller) for recaller in self.recallers]
         signals = [copy.copy(signal) for signal in self.signals]
         pipeline, report = train(
-            recallers, signals, self.reranker, self.fusions, data, self.settings
+            recallers, signals, self.reranker, self.fusions, self.newcomers, data, self.settings
         )
         # Through JSON, so that a loaded model's report is equal to this one.
         report = TrainingReport(**json.loads(json.dumps(report.to_json(), default=python_number)))
@@ -156,6 +166,7 @@ class HybridRecommender:
         self.recallers, self.signals = pipeline.blend.recallers, pipeline.blend.scorers
         self.reranker = pipeline.reranker
         self.fusion = pipeline.fusion
+        self.newcomers = pipeline.newcomers
         self._model = model
 
     @property
@@ -329,12 +340,15 @@ class HybridRecommender:
         pipeline, n = model.pipeline, len(new.ids)
         recallers = [copy.copy(recaller) for recaller in pipeline.blend.recallers]
         signals = [copy.copy(signal) for signal in pipeline.blend.scorers]
-        popularity, reranker = copy.copy(pipeline.popularity), copy.copy(pipeline.reranker)
-        for stage in [*recallers, *signals, popularity, reranker]:
+        parts = {
+            name: copy.copy(getattr(pipeline, name))
+            for name in ("popularity", "reranker", "newcomers")
+        }
+        for stage in [*recallers, *signals, *parts.values()]:
             if stage is not None:
                 stage.add_items(new.texts, n)
         blend = Blend(recallers, pipeline.blend.weights, signals)
-        pipeline = replace(pipeline, blend=blend, popularity=popularity, reranker=reranker)
+        pipeline = replace(pipeline, blend=blend, **parts)
         retired = np.append(model.retired, np.zeros(n, dtype=bool))
         self._hold(replace(model, pipeline=pipeline, data=data, retired=retired))
         return n
@@ -382,6 +396,7 @@ class HybridRecommender:
             pipeline.reranker,
             pipeline.fusion,
             signals=pipeline.blend.scorers,
+            newcomers=pipeline.newcomers,
             depth=settings.depth,
             rerank_depth=settings.rerank_depth,
             reranker_examples=settings.reranker_examples,
@@ -422,10 +437,11 @@ def _answer(
     deadline: Deadline | None,
 ) -> Recommendations:
     """The best ``k`` of ``depth`` candidates for each query, in the ids of the model."""
-    parts, reached = [], np.zeros(len(queries), dtype=np.int64)
-    for place, part in queries.batches(_BATCH):
-        ranked, reached[place] = model.pipeline.rank_within(part, depth, deadline)
+    parts, read = [], []
+    for _, part in queries.batches(_BATCH):
+        ranked, reranked = model.pipeline.rank_within(part, depth, deadline)
         parts.append(ranked.head(k))
+        read.append(reranked[:, :k][parts[-1].valid])
     valid = [part.valid for part in parts]
     rows, ranks = np.nonzero(np.concatenate(valid)) if parts else (np.zeros(0, int),) * 2
     codes = [part.items[mask] for part, mask in zip(parts, valid, strict=True)]
@@ -438,7 +454,7 @@ def _answer(
         ranks=(ranks + 1).astype(np.int32),
         items=model.data.items.ids_of(np.concatenate(codes) if codes else np.zeros(0, np.int32)),
         scores=np.concatenate(scores) if scores else np.zeros(0, np.float32),
-        reranked=None if deadline is None else ranks < reached[rows],
+        reranked=None if deadline is None else np.concatenate(read or [np.zeros(0, bool)]),
     )
 
 
@@ -473,6 +489,16 @@ def _stages(
     source_for(reranker, recallers)
     blend = Blend(recallers, scorers=signals)  # refuses a signal that reads what is not there
     return blend.recallers, blend.scorers
+
+
+def _newcomers(newcomers: Any, recallers: Sequence[Recaller]) -> Newcomers | None:
+    if newcomers is None:
+        return None
+    if not isinstance(newcomers, Newcomers):
+        got = newcomers.__name__ if isinstance(newcomers, type) else repr(newcomers)[:100]
+        raise InputTypeError(f"newcomers is {got}; wanted hybridrec.Newcomers() or None")
+    check_texts(recallers)
+    return newcomers
 
 
 def _kinds(fusion: Any) -> list[Fusion]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hybridrec.deadline import Deadline
     from hybridrec.evaluation.report import Kind
     from hybridrec.fuse.calibration import Calibration
+    from hybridrec.newcomers import Newcomers
     from hybridrec.protocols import Fusion
     from hybridrec.ragged import Items, Mask, Scores
     from hybridrec.recall.blend import Blend
@@ -94,6 +95,8 @@ class Pipeline:
         fusion: orders candidates by the signals on them; None keeps the blend's order.
         fusion_with_reranker: orders again what the reranker has scored: by that score, by what
             ``fusion`` made of the signals (``BEFORE``), and by the signals.
+        newcomers: finds items without events and gives them places of their own; None leaves such
+            items to whichever recaller brings them.
         calibration: fills the column ``PROBABILITY`` of what ``fusion`` orders; None for none.
         calibration_with_reranker: the same for ``fusion_with_reranker``.
         tried: every kind of fusion that was fitted, by name, ``fusion`` among them; what is saved
@@ -108,14 +111,17 @@ class Pipeline:
     reranker: Reranker | None = None
     fusion: Fusion | None = None
     fusion_with_reranker: Fusion | None = None
+    newcomers: Newcomers | None = None
     calibration: Calibration | None = None
     calibration_with_reranker: Calibration | None = None
     tried: Mapping[str, Fusion] = field(default_factory=dict)
     tried_with_reranker: Mapping[str, Fusion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Whatever vectors the reranker reads are those of this pipeline's recallers."""
+        """Whatever the reranker and the newcomers read are this pipeline's recallers."""
         give_vectors(self.reranker, self.blend.recallers)
+        if self.newcomers is not None:
+            self.newcomers.use(self.blend.recallers)
 
     def rank(self, queries: Queries, depth: int | None = None) -> Candidates:
         """The final order of ``depth`` candidates (default: its own depth).
@@ -126,21 +132,22 @@ class Pipeline:
 
     def rank_within(
         self, queries: Queries, depth: int | None, deadline: Deadline | None
-    ) -> tuple[Candidates, NDArray[np.int64]]:
-        """The best order there was time for, and (B,) how many of each list were reranked.
+    ) -> tuple[Candidates, Mask]:
+        """The best order there was time for, and (B, depth) which of it were reranked.
 
-        These stand first. Only reranking is cut short; without a deadline it never is.
+        These stand first, newcomers aside. Only reranking is cut short; without a deadline it never
+        is.
         """
         depth = self.depth if depth is None else depth
-        reached = np.zeros(len(queries), dtype=np.int64)
         told = np.flatnonzero(queries.histories.lengths > 0)
         if len(told) == len(queries):
-            ranked, reached[:] = self._rank(queries, depth, deadline)
-            return ranked, reached
+            return self._rank(queries, depth, deadline)
+        reranked = np.zeros((len(queries), depth), dtype=np.bool_)
         ranked_told = None
         if len(told):
-            ranked_told, reached[told] = self._rank(queries.select(told), depth, deadline)
-        return self._beside_popular(queries, told, ranked_told, depth), reached
+            ranked_told, found = self._rank(queries.select(told), depth, deadline)
+            reranked[told, : found.shape[1]] = found
+        return self._beside_popular(queries, told, ranked_told, depth), reranked
 
     def _beside_popular(
         self, queries: Queries, told: NDArray[np.int64], ranked: Candidates | None, depth: int
@@ -165,15 +172,25 @@ class Pipeline:
 
     def _rank(
         self, queries: Queries, depth: int, deadline: Deadline | None
-    ) -> tuple[Candidates, int]:
-        """The order, and how many columns of it were reranked."""
-        ordered = self.fused(self.blend.candidates(queries, depth))
-        if self.reranker is None:
-            return self._calibrated(ordered), 0
-        head = self.reranked_head(queries, ordered, deadline)
-        if not head.depth:
-            return self._calibrated(ordered), 0
-        return self.fused_with_reranker(head, ordered), head.depth
+    ) -> tuple[Candidates, Mask]:
+        """The order, and (B, depth) which of it were reranked."""
+        ordered = self.fused(self._recalled(queries, depth))
+        reached = 0
+        if self.reranker is not None:
+            head = self.reranked_head(queries, ordered, deadline)
+            reached = head.depth
+        ranked = self.fused_with_reranker(head, ordered) if reached else self._calibrated(ordered)
+        reranked = (np.arange(ranked.depth) < reached) & ranked.valid
+        if self.newcomers is None:
+            return ranked, reranked
+        served, new = self.newcomers.served(queries, ranked, depth)
+        return served, (np.cumsum(~new, axis=1) <= reached) & ~new & served.valid
+
+    def _recalled(self, queries: Queries, depth: int) -> Candidates:
+        """What recall brings, newcomers left out where they have places of their own."""
+        if self.newcomers is not None:
+            queries = self.newcomers.others(queries)
+        return self.blend.candidates(queries, depth)
 
     def fused(self, candidates: Candidates) -> Candidates:
         """All candidates in the order that needs no reranker."""
@@ -261,10 +278,10 @@ class Pipeline:
         for recaller in self.blend.recallers:
             lists, seconds = _timed(partial(recaller.recall, queries, wide))
             yield StageList(recaller.name, lists, seconds, "single")
-        served, recalled = _timed(partial(self.blend.candidates, queries, self.depth))
+        served, recalled = _timed(partial(self._recalled, queries, self.depth))
         ordered, fusing = _timed(partial(self.fused, served))
         fusing += recalled
-        rest = _without(self.blend.candidates(queries, wide), served) if wide > self.depth else None
+        rest = _without(self._recalled(queries, wide), served) if wide > self.depth else None
 
         def stage(name: str, ordered: Candidates, seconds: float, kind: Kind) -> StageList:
             if rest is not None:
@@ -277,6 +294,7 @@ class Pipeline:
         if self.reranker is None:
             if self.fusion is not None:
                 yield stage("fused", ordered, fusing, "fused")
+            yield from self._newcomers_beside(stage, queries, ordered, fusing)
             return
         head, reranked = _timed(partial(self.reranked_head, queries, ordered))
         reranked += fusing
@@ -288,6 +306,20 @@ class Pipeline:
         yield stage("fused, no LLM", ordered, fusing, "fused")
         fused, seconds = _timed(partial(self.fused_with_reranker, head, ordered))
         yield stage("fused, with LLM", fused, reranked + seconds, "fused")
+        yield from self._newcomers_beside(stage, queries, fused, reranked + seconds)
+
+    def _newcomers_beside(
+        self,
+        stage: Callable[[str, Candidates, float, Kind], StageList],
+        queries: Queries,
+        ranked: Candidates,
+        seconds: float,
+    ) -> Iterator[StageList]:
+        """What is served where newcomers have places of their own; nothing is cut off for them."""
+        if self.newcomers is not None:
+            found, more = _timed(partial(self.newcomers.rank, queries))
+            served, _ = self.newcomers.beside(ranked, found, ranked.depth + found.depth)
+            yield stage("with newcomers", served, seconds + more, "fused")
 
     def _popular_where_untold(self, queries: Queries, ranked: Candidates) -> Candidates:
         told = np.flatnonzero(queries.histories.lengths > 0)

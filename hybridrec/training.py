@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from hybridrec.candidates import Candidates, Queries
     from hybridrec.data.dataset import Dataset
+    from hybridrec.newcomers import Newcomers
     from hybridrec.pipeline import Reranker
     from hybridrec.protocols import Fusion, Signal
 
@@ -55,6 +56,7 @@ def train(
     signals: Sequence[Signal],
     reranker: Reranker | None,
     fusions: Sequence[Fusion],
+    newcomers: Newcomers | None,
     data: Dataset,
     settings: Training,
 ) -> tuple[Pipeline, TrainingReport]:
@@ -65,6 +67,7 @@ def train(
         signals: fitted in place; columns beside those of the recallers.
         reranker: None leaves the stage out.
         fusions: kinds to try, the best of which serves; none leaves the order before them.
+        newcomers: None leaves them out.
         data: what to learn from.
         settings: how much of it.
 
@@ -84,15 +87,20 @@ def train(
         order = partial(fusing.ordered, before=fused["fusion"])
         reranker = _finetuned(reranker, blend, order, plan, data, settings, report)
         fused |= fusing.after(reranker, fused["fusion"])
+    if newcomers is not None:
+        newcomers = _acquainted(newcomers, blend, plan, data, base, settings, report)
     for scorer in track(scorers, "fit D", len(scorers)):
         scorer.refit(data)
     popularity = Popularity().fit(data)
+    if newcomers is not None:
+        newcomers.fit(data)
     pipeline = Pipeline(
         blend=blend,
         popularity=popularity,
         reranker=reranker,
         depth=settings.depth,
         rerank_depth=settings.rerank_depth,
+        newcomers=newcomers,
         **fused,
     )
     return pipeline, report
@@ -131,6 +139,33 @@ def _finetuned(
     log = reranker.finetune(lists.queries, lists.candidates, lists.rows.targets, held_out=held_out)
     report.reranker = log.to_json()
     return reranker
+
+
+def _acquainted(
+    newcomers: Newcomers,
+    blend: Blend,
+    plan: LearningPlan,
+    data: Dataset,
+    base: Dataset,
+    settings: Training,
+    report: TrainingReport,
+) -> Newcomers:
+    """Newcomers whose fusion has learned from the users in R, on items that fit A has met."""
+    newcomers = newcomers.unfitted().fit(base).use(blend.recallers)
+    rows = plan.taught.select(~newcomers.unmet[plan.taught.targets])
+    lists = learning_lists(
+        "newcomers",
+        rows,
+        newcomers.config.lists,
+        newcomers.candidates,
+        data,
+        report,
+        np.random.default_rng(settings.seed + 4),
+    )
+    if not len(lists.rows):
+        _log.warning("no list to learn from for newcomers: they stand as texts and scores merge")
+        return newcomers
+    return newcomers.learn(lists.candidates, lists.rows.targets)
 
 
 def _choose(

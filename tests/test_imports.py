@@ -25,6 +25,7 @@ ORDER = [
     "evaluation",
     "sealing",
     "storage",
+    "newcomers",
     "pipeline",
     "lessons",
     "fusing",
