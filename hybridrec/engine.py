@@ -27,6 +27,7 @@ from hybridrec.data import requests
 from hybridrec.data.answers import answer_kind, as_frame
 from hybridrec.data.dataset import Dataset
 from hybridrec.deadline import Deadline
+from hybridrec.defaults import default_stages
 from hybridrec.fuse.calibration import PROBABILITY
 from hybridrec.fusing import every_kind
 from hybridrec.lessons import Training, TrainingReport
@@ -60,7 +61,9 @@ class HybridRecommender:
     """Recall by several recallers, rerank by a cross-encoder, fuse what both say.
 
     Args:
-        recallers: the first stage, each with a name of its own.
+        recallers: the first stage, each with a name of its own; None takes those that did best in
+            our benchmarks and suit the data, with their signals behind ``signals``, and "auto" for
+            a fusion that is None.
         reranker: the second stage; None leaves it out.
         fusion: orders candidates by all signals: a fusion; a list of kinds, of which ``fit`` keeps
             the one with the best NDCG@10 on validation lists; "auto" for every kind there is; None
@@ -88,7 +91,7 @@ class HybridRecommender:
 
     def __init__(
         self,
-        recallers: Sequence[Recaller],
+        recallers: Sequence[Recaller] | None = None,
         reranker: Reranker | None = None,
         fusion: Fusion | Sequence[Fusion] | Literal["auto"] | None = None,
         *,
@@ -102,6 +105,12 @@ class HybridRecommender:
         calibrated: bool = False,
         seed: int = 0,
     ) -> None:
+        # What stands behind the stages of a recommender that was told none, whatever its data.
+        self._beside_default = list(signals) if recallers is None else None
+        if recallers is None:
+            recallers, more = default_stages(seed)
+            signals = [*more, *signals]
+            fusion = "auto" if fusion is None else fusion
         self.fusions = _kinds(fusion)
         self.recallers, self.signals = _stages(recallers, signals, reranker, self.fusions)
         self.reranker = reranker
@@ -120,7 +129,7 @@ class HybridRecommender:
         )
         if calibrated and not self.fusions:
             raise InputError("calibrated is True and there is no fusion: pass fusion='auto'")
-        self.newcomers = _newcomers(newcomers, self.recallers)
+        self.newcomers = _newcomers(newcomers, self.recallers, self.signals)
         if calibrated and newcomers is not None:
             raise InputError(
                 "calibrated is True and there are newcomers, of whom no event tells how likely "
@@ -149,8 +158,12 @@ class HybridRecommender:
                 "the reranker reads item text and this data set has none: build it with "
                 "Dataset.from_frame(..., items=, item_text=), or leave the reranker out"
             )
-        recallers = [copy.copy(recaller) for recaller in self.recallers]
-        signals = [copy.copy(signal) for signal in self.signals]
+        recallers, signals = self.recallers, self.signals
+        if self._beside_default is not None:
+            recallers, more = default_stages(self.settings.seed, data)
+            signals = [*more, *self._beside_default]
+        recallers = [copy.copy(recaller) for recaller in recallers]
+        signals = [copy.copy(signal) for signal in signals]
         pipeline, report = train(
             recallers, signals, self.reranker, self.fusions, self.newcomers, data, self.settings
         )
@@ -491,13 +504,15 @@ def _stages(
     return blend.recallers, blend.scorers
 
 
-def _newcomers(newcomers: Any, recallers: Sequence[Recaller]) -> Newcomers | None:
+def _newcomers(
+    newcomers: Any, recallers: Sequence[Recaller], signals: Sequence[Signal]
+) -> Newcomers | None:
     if newcomers is None:
         return None
     if not isinstance(newcomers, Newcomers):
         got = newcomers.__name__ if isinstance(newcomers, type) else repr(newcomers)[:100]
         raise InputTypeError(f"newcomers is {got}; wanted hybridrec.Newcomers() or None")
-    check_texts(recallers)
+    check_texts(recallers, signals)
     return newcomers
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hybridrec.candidates import Queries
-    from hybridrec.protocols import FitData, Fusion, Recaller
+    from hybridrec.protocols import FitData, Fusion, Recaller, Signal
     from hybridrec.ragged import Items, Mask, Scores
 
 
@@ -50,7 +50,7 @@ class Newcomers:
     from its text (:class:`~hybridrec.recall.text_bridge.TextBridge`); a linear fusion of these
     predictions with text recall, learned on items with events, orders newcomers among themselves.
     In an answer they get the places ``first``, ``first + every``, ...; the places before are
-    never touched. Needs a :class:`~hybridrec.TextRecall` among the recallers.
+    never touched. Needs a :class:`~hybridrec.TextRecall` among the recallers or the signals.
 
     Args:
         first: the first place of an answer that a newcomer gets, from 1.
@@ -98,15 +98,16 @@ class Newcomers:
         self._events = np.bincount(data.histories.items, minlength=data.n_items)
         return self
 
-    def use(self, recallers: Sequence[Recaller]) -> Self:
-        """Read ``recallers``, which are fitted, from now on.
+    def use(self, recallers: Sequence[Recaller], signals: Sequence[Signal] = ()) -> Self:
+        """Read these stages, which are fitted, from now on: of the signals, text recall alone.
 
         Raises:
-            InputError: there is no TextRecall among them, or nothing else.
+            InputError: there is no TextRecall among them, or no other recaller.
         """
         events = self.events
-        check_texts(recallers)
-        texts = [recaller for recaller in recallers if isinstance(recaller, TextRecall)]
+        check_texts(recallers, signals)
+        stages = (*recallers, *signals)
+        texts: list[Any] = [stage for stage in stages if isinstance(stage, TextRecall)]
         vectors = texts[0].item_vectors
         if len(vectors) != len(events):
             raise InputError(f"{texts[0].name!r} knows {len(vectors)} items; wanted {len(events)}")
@@ -194,18 +195,18 @@ class Newcomers:
         return loaded
 
 
-def check_texts(recallers: Sequence[Recaller]) -> None:
-    """Refuse recallers from which nothing can be said of items that nobody has met.
+def check_texts(recallers: Sequence[Recaller], signals: Sequence[Signal]) -> None:
+    """Refuse stages from which nothing can be said of items that nobody has met.
 
     Raises:
-        InputError: no TextRecall is among them, or nothing else is.
+        InputError: no TextRecall is among them, or no other recaller.
     """
-    texts = [isinstance(recaller, TextRecall) for recaller in recallers]
-    if not any(texts) or all(texts):
+    texts = any(isinstance(stage, TextRecall) for stage in (*recallers, *signals))
+    if not texts or all(isinstance(recaller, TextRecall) for recaller in recallers):
         raise InputError(
             f"newcomers read a TextRecall and at least one other recaller; the recallers are "
-            f"{[recaller.name for recaller in recallers]}: add hybridrec.TextRecall(encoder), or "
-            "leave newcomers out"
+            f"{[recaller.name for recaller in recallers]}: add hybridrec.TextRecall(encoder) to "
+            "them or to the signals, or leave newcomers out"
         )
 
 

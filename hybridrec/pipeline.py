@@ -121,7 +121,7 @@ class Pipeline:
         """Whatever the reranker and the newcomers read are this pipeline's recallers."""
         give_vectors(self.reranker, self.blend.recallers)
         if self.newcomers is not None:
-            self.newcomers.use(self.blend.recallers)
+            self.newcomers.use(self.blend.recallers, self.blend.scorers)
 
     def rank(self, queries: Queries, depth: int | None = None) -> Candidates:
         """The final order of ``depth`` candidates (default: its own depth).

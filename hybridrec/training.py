@@ -151,7 +151,7 @@ def _acquainted(
     report: TrainingReport,
 ) -> Newcomers:
     """Newcomers whose fusion has learned from the users in R, on items that fit A has met."""
-    newcomers = newcomers.unfitted().fit(base).use(blend.recallers)
+    newcomers = newcomers.unfitted().fit(base).use(blend.recallers, blend.scorers)
     rows = plan.taught.select(~newcomers.unmet[plan.taught.targets])
     lists = learning_lists(
         "newcomers",

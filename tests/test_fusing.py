@@ -296,3 +296,27 @@ def test_data_without_an_order_name_the_signal_that_needs_it(split):
     model = hr.HybridRecommender([hr.Popularity()], signals=[hr.HistoryStage()])
     with pytest.raises(hr.FitError, match="history stage"):
         model.fit(unordered)
+
+
+def test_a_recommender_that_was_told_nothing_takes_what_suits_the_data(split):
+    model = hr.HybridRecommender().fit(split.train)
+    assert {"linear transitions", "item transitions", "ease", "als", "popularity"} == {
+        recaller.name for recaller in model.recallers
+    }
+    assert set(model.report.fusion["without"]) == set(KINDS)
+    report = hr.evaluate(model, split)
+    assert report.per_user["fused"].mean() > 2 * report.per_user["popularity"].mean()
+    unordered = replace(split.train, ordered=False)
+    plain = model.fit(unordered)
+    assert {recaller.name for recaller in plain.recallers} == {"ease", "als", "popularity"}
+    again = plain.fit(split.train)
+    assert "item transitions" in {recaller.name for recaller in again.recallers}
+
+
+def test_signals_stand_beside_the_default_stages(split):
+    model = hr.HybridRecommender(signals=[hr.NewestGap(), hr.AtHalfLife("als", 7.0)])
+    assert [signal.name for signal in model.signals][-2:] == ["newest gap", "als, for 7"]
+    model.fit(split.train)
+    assert [signal.name for signal in model.signals][-2:] == ["newest gap", "als, for 7"]
+    with pytest.raises(hr.InputError, match="reads 'nothing'"):
+        hr.HybridRecommender(signals=[hr.AtHalfLife("nothing", 7.0)])

@@ -26,6 +26,7 @@ ORDER = [
     "sealing",
     "storage",
     "newcomers",
+    "defaults",
     "pipeline",
     "lessons",
     "fusing",

@@ -147,6 +147,18 @@ def test_what_was_reranked_is_said_of_each_item(split, tiny_encoder):
         assert not mine.reranked[7:].any()
 
 
+def test_text_recall_may_be_a_signal_that_brings_no_candidates(split, tiny_encoder, tmp_path):
+    *known, texts = stages(tiny_encoder)
+    engine = hr.HybridRecommender(
+        known, None, hr.LinearFusion(), signals=[texts], newcomers=hr.Newcomers(first=1, every=2)
+    ).fit(split.train)
+    answer = engine.recommend(["u1"], k=4, frame="pandas")
+    new = engine.newcomers.unmet[engine.data.items.codes(answer.item.to_numpy())]
+    assert new.tolist() == [True, False, True, False]
+    engine.save(tmp_path / "model", histories=True)
+    assert hr.load(tmp_path / "model").recommend(["u1"], k=4, frame="pandas").equals(answer)
+
+
 def test_nobody_without_a_history_gets_newcomers(engine):
     answer = engine.recommend(["stranger"], k=8, unknown="popular", frame="pandas")
     codes = engine.data.items.codes(answer.item.to_numpy())
