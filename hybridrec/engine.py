@@ -31,7 +31,7 @@ from hybridrec.defaults import default_stages
 from hybridrec.fuse.calibration import PROBABILITY
 from hybridrec.fusing import every_kind
 from hybridrec.lessons import Training, TrainingReport
-from hybridrec.newcomers import Newcomers, check_texts
+from hybridrec.newcomers import Newcomers
 from hybridrec.persistence import (
     Model,
     known_kinds,
@@ -512,7 +512,7 @@ def _newcomers(
     if not isinstance(newcomers, Newcomers):
         got = newcomers.__name__ if isinstance(newcomers, type) else repr(newcomers)[:100]
         raise InputTypeError(f"newcomers is {got}; wanted hybridrec.Newcomers() or None")
-    check_texts(recallers, signals)
+    newcomers.read(recallers, signals)  # refuses stages that say nothing of newcomers
     return newcomers
 
 

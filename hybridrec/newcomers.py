@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridrec.candidates import Candidates
-from hybridrec.checks import InputError, NotFittedError, real_number, whole_number
+from hybridrec.checks import InputError, NotFittedError, distinct_names, real_number, whole_number
 from hybridrec.fuse.linear import LinearFusion
 from hybridrec.recall.blend import Blend
 from hybridrec.recall.text import TextRecall
@@ -17,7 +18,6 @@ from hybridrec.recall.text_bridge import TextBridge
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from hybridrec.candidates import Queries
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class NewcomersConfig:
     """Settings of :class:`Newcomers`."""
 
+    reads: Sequence[str] | None = None
     first: int = 11
     every: int = 3
     depth: int = 50
@@ -36,6 +37,7 @@ class NewcomersConfig:
     regularization: float = 3.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "reads", distinct_names("reads", self.reads))
         for name in ("first", "depth", "lists"):
             whole_number(name, getattr(self, name), least=1)
         whole_number("every", self.every, least=2)
@@ -53,6 +55,8 @@ class Newcomers:
     never touched. Needs a :class:`~hybridrec.TextRecall` among the recallers or the signals.
 
     Args:
+        reads: names of the recallers whose scores are predicted, each of which takes its time; None
+            for all but text recall.
         first: the first place of an answer that a newcomer gets, from 1.
         every: the distance from there to the next one's place, and so on.
         depth: newcomers found for every request, or as many as it lacks of others.
@@ -63,6 +67,7 @@ class Newcomers:
     def __init__(
         self,
         *,
+        reads: Sequence[str] | None = None,
         first: int = 11,
         every: int = 3,
         depth: int = 50,
@@ -70,7 +75,12 @@ class Newcomers:
         regularization: float = 3.0,
     ) -> None:
         self.config = NewcomersConfig(
-            first=first, every=every, depth=depth, lists=lists, regularization=regularization
+            reads=reads,
+            first=first,
+            every=every,
+            depth=depth,
+            lists=lists,
+            regularization=regularization,
         )
         self.fusion: Fusion | None = None
         self._events: NDArray[np.int64] | None = None
@@ -105,20 +115,46 @@ class Newcomers:
             InputError: there is no TextRecall among them, or no other recaller.
         """
         events = self.events
-        check_texts(recallers, signals)
-        stages = (*recallers, *signals)
-        texts: list[Any] = [stage for stage in stages if isinstance(stage, TextRecall)]
+        read = self.read(recallers, signals)
+        texts: list[Any] = [
+            stage for stage in (*recallers, *signals) if isinstance(stage, TextRecall)
+        ]
         vectors = texts[0].item_vectors
         if len(vectors) != len(events):
             raise InputError(f"{texts[0].name!r} knows {len(vectors)} items; wanted {len(events)}")
         regularization = self.config.regularization
         bridges: list[Any] = [
             TextBridge(recaller, vectors, events, regularization=regularization)
-            for recaller in recallers
-            if not isinstance(recaller, TextRecall)
+            for recaller in read
         ]
         self._blend = Blend([*texts, *bridges])
         return self
+
+    def read(self, recallers: Sequence[Recaller], signals: Sequence[Signal]) -> list[Recaller]:
+        """The recallers whose scores are predicted.
+
+        Raises:
+            InputError: one that is named is not there, none is, or no TextRecall is among all.
+        """
+        names, reads = [recaller.name for recaller in recallers], self.config.reads
+        missing = [name for name in reads or () if name not in names]
+        if missing:
+            raise InputError(
+                f"newcomers read {missing[0]!r}, which is not among the recallers {names}"
+            )
+        if not any(isinstance(stage, TextRecall) for stage in (*recallers, *signals)):
+            raise InputError(
+                f"newcomers are known by their texts, and no stage reads any; the recallers are "
+                f"{names}: add hybridrec.TextRecall(encoder) to them or to the signals, or leave "
+                "newcomers out"
+            )
+        others = [recaller for recaller in recallers if not isinstance(recaller, TextRecall)]
+        if not others:
+            raise InputError(
+                f"newcomers read at least one recaller of interactions; the recallers are {names}: "
+                "add one, such as hybridrec.ALS()"
+            )
+        return [recaller for recaller in others if reads is None or recaller.name in reads]
 
     def candidates(self, queries: Queries, depth: int | None = None) -> Candidates:
         """What texts and predictions bring, of any item: what the fusion learns from."""
@@ -195,21 +231,6 @@ class Newcomers:
         return loaded
 
 
-def check_texts(recallers: Sequence[Recaller], signals: Sequence[Signal]) -> None:
-    """Refuse stages from which nothing can be said of items that nobody has met.
-
-    Raises:
-        InputError: no TextRecall is among them, or no other recaller.
-    """
-    texts = any(isinstance(stage, TextRecall) for stage in (*recallers, *signals))
-    if not texts or all(isinstance(recaller, TextRecall) for recaller in recallers):
-        raise InputError(
-            f"newcomers read a TextRecall and at least one other recaller; the recallers are "
-            f"{[recaller.name for recaller in recallers]}: add hybridrec.TextRecall(encoder) to "
-            "them or to the signals, or leave newcomers out"
-        )
-
-
 def _falling(items: Items, scores: Scores, new: Mask) -> Scores:
     """``scores`` in which a new one follows what stands before it: its own are of another scale.
 
@@ -226,4 +247,4 @@ def _falling(items: Items, scores: Scores, new: Mask) -> Scores:
     return scores
 
 
-__all__ = ["Newcomers", "NewcomersConfig", "check_texts"]
+__all__ = ["Newcomers", "NewcomersConfig"]

@@ -150,8 +150,13 @@ def test_what_was_reranked_is_said_of_each_item(split, tiny_encoder):
 def test_text_recall_may_be_a_signal_that_brings_no_candidates(split, tiny_encoder, tmp_path):
     *known, texts = stages(tiny_encoder)
     engine = hr.HybridRecommender(
-        known, None, hr.LinearFusion(), signals=[texts], newcomers=hr.Newcomers(first=1, every=2)
+        known,
+        None,
+        hr.LinearFusion(),
+        signals=[texts],
+        newcomers=hr.Newcomers(first=1, every=2, reads=["als"]),
     ).fit(split.train)
+    assert set(engine.newcomers.fusion.signals) == {"text", "als, by text"}
     answer = engine.recommend(["u1"], k=4, frame="pandas")
     new = engine.newcomers.unmet[engine.data.items.codes(answer.item.to_numpy())]
     assert new.tolist() == [True, False, True, False]
@@ -169,13 +174,17 @@ def test_what_cannot_be_is_refused(tiny_encoder):
     texts = hr.TextRecall(tiny_encoder)
     for recallers, more, message in (
         ([hr.Popularity()], {}, "add hybridrec.TextRecall"),
-        ([texts], {}, "at least one other recaller"),
+        ([texts], {}, "at least one recaller of interactions"),
         ([texts, hr.Popularity()], {"calibrated": True, "fusion": "auto"}, "leave out one"),
     ):
         with pytest.raises(hr.InputError, match=message):
             hr.HybridRecommender(recallers, newcomers=hr.Newcomers(), **more)
     with pytest.raises(hr.InputTypeError, match=r"newcomers is Newcomers; wanted"):
         hr.HybridRecommender([texts, hr.Popularity()], newcomers=hr.Newcomers)
+    with pytest.raises(hr.InputError, match=r"read 'als', which is not among .*'popularity'"):
+        hr.HybridRecommender([texts, hr.Popularity()], newcomers=hr.Newcomers(reads=["als"]))
+    with pytest.raises(hr.InputTypeError, match="reads is 'als'"):
+        hr.Newcomers(reads="als")
     with pytest.raises(hr.InputError, match="every is 1"):
         hr.Newcomers(every=1)
     with pytest.raises(hr.NotFittedError):

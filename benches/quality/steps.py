@@ -128,15 +128,20 @@ def _next_event(engine: hr.HybridRecommender, split: hr.split.Split) -> Found:
 
 def _cold(engine: hr.HybridRecommender, split: hr.split.Split) -> Found:
     """Recall@20 of withheld items, among all items and among the withheld ones only."""
-    report = hr.evaluate(engine, split, 20, depth=20)
     withheld = split.item_events == 0
     withheld &= np.bincount(split.targets.items, minlength=len(withheld)) > 0
     alone = replace(split, queries=replace(split.queries, allow=withheld))
-    only = hr.evaluate(engine, alone, 20, depth=20)
-    print(f"{report}\namong cold items only\n{only}", flush=True)
-    values = {stage: metrics.recall for stage, metrics in report.metrics.items()}
-    values |= {f"{stage}, cold only": found.recall for stage, found in only.metrics.items()}
-    return {"all": report.to_json(), "cold only": only.to_json()}, values
+    texts = [signal for signal in engine.signals if isinstance(signal, hr.TextRecall)]
+    found, values = {}, {}
+    for kind, asked in (("", split), (", cold only", alone)):
+        report = hr.evaluate(engine, asked, 20, depth=20)
+        print(f"{kind}\n{report}", flush=True)
+        found[f"evaluation{kind}"] = report.to_json()
+        values |= {f"{name}{kind}": each.recall for name, each in report.metrics.items()}
+        for text in texts:
+            items = text.recall(asked.queries, 20).items
+            values[f"{text.name}{kind}"] = per_user(items, asked.targets, 20).recall
+    return found, values
 
 
 def _candidates(engine: hr.HybridRecommender, split: hr.split.Split) -> Found:

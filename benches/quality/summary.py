@@ -57,7 +57,7 @@ def report(data: str) -> None:
 def _read(data: str) -> dict[str, list[dict[str, Any]]]:
     """Step -> its runs, in the order of their seeds."""
     runs: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(folder_of(data).glob("*.json")):
+    for path in sorted(folder_of(data).glob("*-[0-9].json")):
         said = json.loads(path.read_text("utf-8"))
         with np.load(path.with_suffix(".npz")) as arrays:
             values = {stage: arrays[stage] for stage in arrays.files}
