@@ -54,6 +54,7 @@ class Scene:
         sequence: bool = False,
         llm: bool = False,
         newcomers: bool = False,
+        depth: int | None = None,
         without: str | None = None,
         plain: bool = False,
     ) -> hr.HybridRecommender:
@@ -80,7 +81,7 @@ class Scene:
             kinds(seed),
             signals=signals,
             newcomers=hr.Newcomers(reads=NEWCOMERS_READ) if newcomers else None,
-            depth=self.candidates[0],
+            depth=depth or self.candidates[0],
             rerank_depth=self.candidates[1] if llm else None,
             reranker_examples=self.examples[0],
             reranked_examples=self.examples[1],

@@ -51,7 +51,7 @@ def steps_of(scene: Scene) -> dict[str, Step]:
     return {
         "plain": Step({"plain": True}),
         "fast": Step({"newcomers": True}),
-        "candidates": Step({}, seeds=1, measure="candidates"),
+        "candidates": Step({"depth": 200}, seeds=1, measure="candidates"),
         "cold": Step({"newcomers": True}, seeds=1, measure="cold"),
         **{f"without {name}": Step({"without": name}, seeds=1) for name in names},
         "sequence": Step({"sequence": True}),
