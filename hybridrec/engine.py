@@ -29,7 +29,6 @@ from hybridrec.data.dataset import Dataset
 from hybridrec.deadline import Deadline
 from hybridrec.defaults import default_stages
 from hybridrec.fuse.calibration import PROBABILITY
-from hybridrec.fusing import every_kind
 from hybridrec.lessons import Training, TrainingReport
 from hybridrec.newcomers import Newcomers
 from hybridrec.persistence import (
@@ -41,7 +40,7 @@ from hybridrec.persistence import (
     write_model,
 )
 from hybridrec.recall.blend import Blend
-from hybridrec.rerank.vectors import source_for
+from hybridrec.stages import checked_newcomers, checked_stages, fusion_kinds
 from hybridrec.state import python_number
 from hybridrec.training import train
 
@@ -111,8 +110,8 @@ class HybridRecommender:
             recallers, more = default_stages(seed)
             signals = [*more, *signals]
             fusion = "auto" if fusion is None else fusion
-        self.fusions = _kinds(fusion)
-        self.recallers, self.signals = _stages(recallers, signals, reranker, self.fusions)
+        self.fusions = fusion_kinds(fusion)
+        self.recallers, self.signals = checked_stages(recallers, signals, reranker, self.fusions)
         self.reranker = reranker
         self.fusion = self.fusions[0] if len(self.fusions) == 1 else None
         depth = whole_number("depth", depth, least=1)
@@ -129,7 +128,7 @@ class HybridRecommender:
         )
         if calibrated and not self.fusions:
             raise InputError("calibrated is True and there is no fusion: pass fusion='auto'")
-        self.newcomers = _newcomers(newcomers, self.recallers, self.signals)
+        self.newcomers = checked_newcomers(newcomers, self.recallers, self.signals)
         if calibrated and newcomers is not None:
             raise InputError(
                 "calibrated is True and there are newcomers, of whom no event tells how likely "
@@ -469,61 +468,6 @@ def _answer(
         scores=np.concatenate(scores) if scores else np.zeros(0, np.float32),
         reranked=None if deadline is None else np.concatenate(read or [np.zeros(0, bool)]),
     )
-
-
-def _stages(
-    recallers: Any, signals: Any, reranker: Any, fusions: Sequence[Fusion]
-) -> tuple[list[Recaller], list[Signal]]:
-    """The scorers as lists; refuses stages that are none, share a name or lack vectors."""
-    for name, value in (("recallers", recallers), ("signals", signals)):
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise InputTypeError(
-                f"{name} is {type(value).__name__}; wanted a list such as [hybridrec.ALS()]"
-            )
-    if not recallers:
-        raise InputError("recallers is empty; wanted at least one, such as hybridrec.ALS()")
-    wanted = [(f"recallers[{n}]", stage, "recall", "ALS") for n, stage in enumerate(recallers)]
-    wanted += [(f"signals[{n}]", stage, "score", "Popularity") for n, stage in enumerate(signals)]
-    wanted += [("reranker", reranker, "finetune", "CrossEncoder")] * (reranker is not None)
-    wanted += [("fusion", fusion, "rank", "LinearFusion") for fusion in fusions]
-    for name, stage, method, example in wanted:
-        if isinstance(stage, type) or not hasattr(stage, method):
-            got = f"the class {stage.__name__}" if isinstance(stage, type) else f"{stage!r:.100}"
-            raise InputTypeError(
-                f"{name} is {got}; wanted an object with {method}(...), such as "
-                f"hybridrec.{example}()"
-            )
-    names = [stage.name for stage in (*recallers, *signals, reranker) if stage is not None]
-    if len(set(names)) < len(names):
-        raise InputError(
-            f"recallers, signals and reranker are named {names}; wanted a name of its own for "
-            "each: pass name= to those of the same kind"
-        )
-    source_for(reranker, recallers)
-    blend = Blend(recallers, scorers=signals)  # refuses a signal that reads what is not there
-    return blend.recallers, blend.scorers
-
-
-def _newcomers(
-    newcomers: Any, recallers: Sequence[Recaller], signals: Sequence[Signal]
-) -> Newcomers | None:
-    if newcomers is None:
-        return None
-    if not isinstance(newcomers, Newcomers):
-        got = newcomers.__name__ if isinstance(newcomers, type) else repr(newcomers)[:100]
-        raise InputTypeError(f"newcomers is {got}; wanted hybridrec.Newcomers() or None")
-    newcomers.read(recallers, signals)  # refuses stages that say nothing of newcomers
-    return newcomers
-
-
-def _kinds(fusion: Any) -> list[Fusion]:
-    """The kinds of fusion to try."""
-    if fusion is None:
-        return []
-    if isinstance(fusion, str):
-        one_of("fusion", fusion, ("auto",))
-        return every_kind()
-    return list(fusion) if isinstance(fusion, Sequence) else [fusion]
 
 
 def _limit(name: str, value: int | None) -> int | None:

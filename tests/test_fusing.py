@@ -63,7 +63,8 @@ def test_the_best_kind_on_validation_lists_serves_and_is_reported(chosen, split)
     best = max(found, key=found.get)
     assert chosen.report.fused_by == {"without": best}
     assert type(chosen.fusion).__name__ == best
-    assert chosen.fusion is chosen.pipeline.fusion
+    assert chosen.fusion is chosen.pipeline.fusion is chosen.pipeline.tried[best]
+    assert set(chosen.pipeline.tried) == set(KINDS)
     assert 0 < found[best] <= 1
 
 

@@ -32,6 +32,7 @@ ORDER = [
     "fusing",
     "training",
     "persistence",
+    "stages",
     "engine",
     "serve",
     "client",
