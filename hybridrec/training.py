@@ -55,6 +55,8 @@ def train(
     fusions: Sequence[Fusion],
     data: Dataset,
     settings: Training,
+    *,
+    refit: bool = True,
 ) -> tuple[Pipeline, TrainingReport]:
     """Fit every stage to ``data`` (steps 1 to 7).
 
@@ -65,6 +67,7 @@ def train(
         fusions: kinds to try, the best of which serves; none leaves the order before them.
         data: what to learn from.
         settings: how much of it.
+        refit: False stops before step 7, with fit A, which validation events can be asked of.
 
     Raises:
         FitError: there is nothing that the reranker could learn from.
@@ -79,9 +82,9 @@ def train(
     if reranker is not None:
         reranker = _finetuned(reranker, blend, plan, data, settings, report)
     fused = Fusing(fusions, blend, plan, data, settings, report).fitted(reranker)
-    for scorer in track(scorers, "fit D", len(scorers)):
+    for scorer in track(scorers if refit else [], "fit D", len(scorers)):
         scorer.refit(data)
-    popularity = Popularity().fit(data)
+    popularity = Popularity().fit(data if refit else base)
     pipeline = Pipeline(
         blend=blend,
         popularity=popularity,

@@ -31,15 +31,20 @@ ORDER = [
     "training",
     "persistence",
     "engine",
+    "recipe",
+    "tuning",
     "serve",
     "client",
     "demo",
     "doctor",
+    "cli_data",
+    "cli_tune",
     "cli",
 ]
 DOORS = {
     "faiss": {"recall/faiss_kinds.py", "doctor.py"},
     "lightgbm": {"fuse/trees.py"},
+    "optuna": {"tuning/trials.py"},
     "implicit": {"recall/implicit_model.py"},
     "torch": {
         "rerank/",
@@ -119,7 +124,7 @@ def test_every_way_to_import_is_seen(source):
 def test_import_loads_nothing_heavy():
     code = (
         "import sys, hybridrec\n"
-        "heavy = {'torch', 'faiss', 'numba', 'scipy', 'pyarrow', 'transformers'}\n"
+        "heavy = {'torch', 'faiss', 'numba', 'scipy', 'pyarrow', 'transformers', 'optuna'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
