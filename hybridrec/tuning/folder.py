@@ -55,7 +55,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def mark_of(data: Dataset) -> str:
-    """A digest of who did what when, and of the items' texts."""
+    """A digest of all that a fit reads: who did what, when and how, and the items' texts."""
     digest = hashlib.sha256()
     for ids in (data.users.ids, data.items.ids):
         digest.update(json.dumps(ids.tolist()).encode())
@@ -63,6 +63,8 @@ def mark_of(data: Dataset) -> str:
         for values in () if rows is None else (rows.indptr, rows.items, rows.weights, rows.times):
             digest.update(b"|" if values is None else np.ascontiguousarray(values).data)
     digest.update(json.dumps(data.texts).encode())
+    for name in sorted(data.context):
+        digest.update(f"{name}: {data.context[name].tolist()!r}".encode())
     return digest.hexdigest()
 
 

@@ -56,6 +56,14 @@ class TunedPart:
             seconds=round(sum(trial.seconds for trial in trials), 1),
         )
 
+    def __str__(self) -> str:
+        """In a line."""
+        failed = f" ({self.failed} failed)" if self.failed else ""
+        return (
+            f"{self.name}: {self.trials} trials{failed} in {self.seconds:.0f} s; NDCG@10 "
+            f"{self.best:.4f}, {self.given:.4f} as given; {told(self.settings) or 'as given'}"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
@@ -65,6 +73,7 @@ class Tuned:
         folder: where the search is kept, ``best.json`` among it.
         given: NDCG@10 of the order that the recommender would have served as it was given.
         best: the same of what was found.
+        error: the standard error of ``best``, from the validation events being as few as they are.
         events: validation events that these are means over.
         parts: what was tried. Those of a recaller alone are measured on more events.
 
@@ -75,6 +84,7 @@ class Tuned:
     folder: Path
     given: float
     best: float
+    error: float
     events: int
     parts: tuple[TunedPart, ...]
     _stages: Stages = field(repr=False)
@@ -98,7 +108,8 @@ class Tuned:
             lines.append(f"{part.name:{width}}  {figures}  {told(part.settings) or 'as given'}")
         lines.append(
             f"NDCG@10 of the served order on {self.events} validation events: "
-            f"{_figure(self.given)} as given, {_figure(self.best)} tuned"
+            f"{_figure(self.given)} as given, {_figure(self.best)} tuned "
+            f"(standard error{_figure(self.error)})"
         )
         return "\n".join(lines)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridrec import __version__
 from hybridrec.recipe import settings_of
@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 
     from hybridrec.tuning.stages import Stages
     from hybridrec.tuning.trials import TrialsFile
+    from hybridrec.tuning.workbench import Measured
 
-Scored = tuple[float, Choice]
+
+class Scored(NamedTuple):
+    """A choice, its NDCG@10 on validation events, and the standard error of that."""
+
+    value: float
+    error: float
+    choice: Choice
 
 
 class Ledger:
@@ -36,31 +43,33 @@ class Ledger:
     @property
     def best(self) -> Scored:
         """With the reranker where it has been tried; of equal ones the oldest."""
-        return max(self._reranked or self._served, key=lambda scored: scored[0])
+        return max(self._reranked or self._served, key=lambda scored: scored.value)
 
     @property
     def best_served(self) -> Choice:
         """The best that needs no reranker."""
-        return max(self._served, key=lambda scored: scored[0])[1]
+        return max(self._served, key=lambda scored: scored.value).choice
 
-    def noted(self, value: float, choice: Choice, *, reranked: bool = False) -> dict[str, Any]:
+    def noted(
+        self, measured: Measured, choice: Choice, *, reranked: bool = False
+    ) -> dict[str, Any]:
         """Remember what ``choice`` is worth; returns what its trial has to keep for that."""
-        scored = (value, choice)
+        scored = Scored(*measured, choice)
         (self._reranked if reranked else self._served).append(scored)
         if self.best is scored:
             told = {
                 "hybridrec": __version__,
                 "data": self._mark,
-                "ndcg@10": value,
+                "ndcg@10": scored.value,
                 "recommender": settings_of(self._stages.made(choice)),
             }
             write_json(self._path, told)
-        return {"choice": choice.to_json()}
+        return {"choice": choice.to_json(), "standard error": scored.error}
 
 
 def _known(file: TrialsFile, *kinds: str) -> list[Scored]:
     return [
-        (trial.value, Choice.from_json(trial.note["choice"]))
+        Scored(trial.value, trial.note["standard error"], Choice.from_json(trial.note["choice"]))
         for name in file.names()
         if name.split(" ")[0] in kinds
         for trial in file.part(name).ended()

@@ -98,10 +98,17 @@ class Search:
                 self._folder,
             )
             raise
-        value, choice = self._ledger.best
-        was = first.ended()[0].value or 0.0
-        events = self._bench.events(reranker=stages.engine.reranker is not None)
-        return Tuned(self._folder, was, value, events, tuple(self._parts), stages, choice)
+        best = self._ledger.best
+        return Tuned(
+            folder=self._folder,
+            given=first.ended()[0].value or 0.0,
+            best=best.value,
+            error=best.error,
+            events=self._bench.events(reranker=stages.engine.reranker is not None),
+            parts=tuple(self._parts),
+            _stages=stages,
+            _choice=best.choice,
+        )
 
     # -- the parts ---------------------------------------------------------------------------
 
@@ -176,8 +183,8 @@ class Search:
             below = lists[params[_LISTS]]
             changed = _changed({name: params[name] for name in own}, there)
             choice = Choice(below.recallers, below.fusion, changed)
-            value = self._bench.reranked(self._stages.made(choice))
-            return value, self._ledger.noted(value, choice, reranked=True)
+            measured = self._bench.reranked(self._stages.made(choice))
+            return measured[0], self._ledger.noted(measured, choice, reranked=True)
 
         depends = [below.to_json() for below in lists.values()]
         return self._part("reranker", space, _first(firsts, space), evaluate, depends)
@@ -220,6 +227,7 @@ class Search:
         self._clock.ended(name, elsewhere + part.seconds)
         if name != "given":
             self._parts.append(TunedPart.of(name, ended))
+            _log.info("%s", self._parts[-1])
         return part
 
     def _leave_out(self, name: str, why: object) -> None:
@@ -239,8 +247,8 @@ class Search:
         """NDCG@10 of the order that ``choice`` would serve without a reranker."""
         engine = self._stages.made(choice, reranker=False)
         kinds = engine.fusions or (None,)
-        value = max(self._bench.fused(engine, kind) for kind in kinds)
-        return value, self._ledger.noted(value, choice)
+        measured = max(self._bench.fused(engine, kind) for kind in kinds)
+        return measured[0], self._ledger.noted(measured, choice)
 
 
 def _first(firsts: Sequence[Settings], space: Mapping[str, Any]) -> Propose:

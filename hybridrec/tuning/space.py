@@ -105,8 +105,8 @@ def space_of(name: str, stage: object, given: Mapping[str, Mapping[str, Any]] | 
         InputError: a setting that it does not have, or a value that it refuses.
         InputTypeError: something that is neither a range nor a list of values.
     """
-    asked = (given or {}).get(name)
-    wanted = SPACES.get(type(stage).__name__, {}) if asked is None else asked
+    kinds = [kind.__name__ for kind in type(stage).__mro__ if kind.__name__ in SPACES]
+    wanted = (given or {}).get(name, SPACES[kinds[0]] if kinds else {})
     return {setting: _checked(name, stage, setting, wanted[setting]) for setting in wanted}
 
 

@@ -106,12 +106,13 @@ class Part:
                 self._study.tell(trial.number, state=self._state("FAIL"))
 
     def ended(self) -> list[Trial]:
-        """The trials that came to an end, the oldest first."""
-        return [
+        """The trials that came to an end, the oldest first; those cut short are not among them."""
+        found = [
             Trial(dict(trial.params), trial.value, **json.loads(trial.user_attrs[_NOTE]))
             for trial in self._study.get_trials(deepcopy=False)
             if _NOTE in trial.user_attrs
         ]
+        return [trial for trial in found if trial.value is not None or "error" in trial.note]
 
     @property
     def seconds(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from hybridrec.engine import HybridRecommender
     from hybridrec.protocols import Fusion
     from hybridrec.ragged import Items, Scores
+
+S = TypeVar("S")
+
+Measured = tuple[float, float]
+"""A mean over validation events, and its standard error."""
 
 K = 10
 """Places that count."""
@@ -65,7 +70,7 @@ class Workbench:
         self._alone = plan.unseen.sample(_ALONE, np.random.default_rng(seed + 2))
         self._rows = plan.validation.sample(_SERVED, np.random.default_rng(seed + 3))
         self._few = plan.validation.sample(_RERANKED, np.random.default_rng(seed + 3))
-        self._ready: dict[str, Ready] = {}
+        self._ready: dict[str, Any] = {}
         self._lists: dict[str, _Lists] = {}
 
     def events(self, *, reranker: bool) -> int:
@@ -80,9 +85,9 @@ class Workbench:
         ranked = recaller.recall(queries, depth)
         found = per_user(ranked.items, _targets(self._alone), depth).recall.mean()
         note = {f"recall@{depth}": float(found), "half_life": recaller.half_life}
-        return _ndcg(ranked, self._alone), note
+        return _ndcg(ranked, self._alone)[0], note
 
-    def fused(self, engine: HybridRecommender, fusion: Fusion | None) -> float:
+    def fused(self, engine: HybridRecommender, fusion: Fusion | None) -> Measured:
         """NDCG@10 of the order that a kind of ``fusion`` gives what the recallers bring."""
         lists = self._lists_of(engine)
         if fusion is None or lists.learned is None:
@@ -94,7 +99,7 @@ class Workbench:
         """Whether there is a list that a fusion could learn from."""
         return self._lists_of(engine).learned is not None
 
-    def reranked(self, engine: HybridRecommender) -> float:
+    def reranked(self, engine: HybridRecommender) -> Measured:
         """NDCG@10 of the order that ``engine`` would serve, its reranker and all."""
         stages = self._stages(engine)
         pipeline, _ = train(
@@ -104,7 +109,7 @@ class Workbench:
 
     def _lists_of(self, engine: HybridRecommender) -> _Lists:
         stages = self._stages(engine)
-        key = "\n".join(stage.key for part in stages for stage in part)
+        key = "\n".join(_key(stage) for part in stages for stage in part)
         if key not in self._lists:
             while len(self._lists) >= _KEPT:
                 del self._lists[next(iter(self._lists))]
@@ -122,15 +127,15 @@ class Workbench:
             [self._fitted(stage) for stage in engine.signals],
         )
 
-    def _fitted(self, stage: Any) -> Ready:
-        key = f"{type(stage).__name__} {getattr(stage, 'config', None)!r} {stage.name}"
+    def _fitted(self, stage: Any) -> Any:
+        key = _key(stage)
         if key not in self._ready:
             twin = copy.copy(stage)
             if isinstance(twin, Recaller):
                 train([twin], [], None, [], self.data, self.settings, refit=False)
             else:
                 twin.fit(self._base)
-            self._ready[key] = Ready(twin, key)
+            self._ready[key] = _taught(twin)
         return self._ready[key]
 
 
@@ -142,38 +147,17 @@ class _Lists:
     learned: tuple[Candidates, Items] | None
 
 
-class Ready:
-    """A stage that has been fitted: training asks it and teaches it no more.
+def _taught(stage: S) -> S:
+    """A copy of a fitted stage that training asks and teaches no more.
 
-    Attributes:
-        stage: the fitted stage.
-        key: tells stages of different settings apart.
+    Its class is a child of its own, because training also looks at what a class can do.
     """
-
-    half_lives = ()
-
-    def __init__(self, stage: Any, key: str) -> None:
-        self.stage = stage
-        self.key = key
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "stage":  # asked before there is a stage: by copy
-            raise AttributeError(name)
-        return getattr(self.stage, name)
-
-    @property
-    def half_life(self) -> float | None:
-        """The stage's; setting it leaves whoever shares the stage alone."""
-        return self.stage.half_life  # type: ignore[no-any-return]
-
-    @half_life.setter
-    def half_life(self, value: float | None) -> None:
-        self.stage = copy.copy(self.stage)
-        self.stage.half_life = value
-
-    def fit(self, data: object) -> Self:
-        """Nothing: it is fitted."""
-        return self
+    kind: type = type(stage)
+    twin: Any = copy.copy(stage)
+    # No slots and no state: the child lies in memory as its parent does.
+    own = {"__slots__": (), "half_lives": (), "fit": lambda self, data: self}
+    twin.__class__ = type(kind.__name__, (kind,), own)
+    return twin  # type: ignore[no-any-return]
 
 
 class _Listener:
@@ -200,10 +184,16 @@ class _Listener:
         raise NotImplementedError
 
 
+def _key(stage: Any) -> str:
+    """Tells stages of other settings apart."""
+    return f"{type(stage).__name__} {getattr(stage, 'config', None)!r} {stage.name}"
+
+
 def _targets(rows: LearningRows) -> Ragged:
     return Ragged.from_rows([[target] for target in rows.targets])
 
 
-def _ndcg(ranked: Candidates, rows: LearningRows) -> float:
+def _ndcg(ranked: Candidates, rows: LearningRows) -> Measured:
     """A list without its target counts 0."""
-    return float(per_user(ranked.items, _targets(rows), K).ndcg.mean())
+    values = per_user(ranked.items, _targets(rows), K).ndcg
+    return float(values.mean()), float(values.std() / np.sqrt(len(values)))

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import sys
+from typing import ClassVar
 
 import numpy as np
 import optuna
@@ -110,8 +111,8 @@ def test_the_same_seed_tries_the_same_and_another_does_not(searched, dataset, tm
 class Counted(hr.ItemTransitions):
     """Says what it was fitted to, and may be interrupted."""
 
-    fits: list = []
-    interrupted_at: int | None = None
+    fits: ClassVar[list] = []
+    interrupted_at: ClassVar[int | None] = None
 
     def fit(self, data):
         Counted.fits.append(data.histories)
@@ -133,19 +134,27 @@ def counted(monkeypatch):
     return engine_of(recallers=[Counted(), hr.Popularity()])
 
 
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    """A search of five trials a part that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    engine = engine_of(recallers=[Counted(), hr.Popularity()])
+    return tune(dataset, folder, engine, trials=5, space=SPACE), folder
+
+
 @pytest.mark.parametrize("at", [1, 3, 6])
 def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
-    at, counted, dataset, tmp_path, caplog
+    at, whole, counted, dataset, tmp_path, caplog
 ):
-    whole = tune(dataset, tmp_path / "whole", counted, trials=5, space=SPACE)
-    Counted.fits.clear()
     Counted.interrupted_at = at
     with pytest.raises(KeyboardInterrupt):
-        tune(dataset, tmp_path / "cut", counted, trials=5, space=SPACE)
-    assert f"interrupted: what was found so far is in {tmp_path / 'cut'}" in caplog.text
-    resumed = tune(dataset, tmp_path / "cut", counted, trials=5, space=SPACE)
-    assert trials_in(tmp_path / "cut") == trials_in(tmp_path / "whole")
-    assert str(resumed) == str(whole)
+        tune(dataset, tmp_path, counted, trials=5, space=SPACE)
+    assert len(Counted.fits) == at
+    assert f"interrupted: what was found so far is in {tmp_path}" in caplog.text
+    resumed = tune(dataset, tmp_path, counted, trials=5, space=SPACE)
+    found, folder = whole
+    assert trials_in(tmp_path) == trials_in(folder)
+    assert str(resumed) == str(found)
 
 
 def test_a_search_that_has_ended_computes_nothing_anew_and_more_trials_go_on(
@@ -376,7 +385,8 @@ def test_a_reranker_is_searched_over_what_was_given_and_what_was_found(
     limits = {"depth": 10, "rerank_depth": 5, "reranker_examples": 16, "fusion_examples": 16}
     engine = engine_of(recallers=recallers, reranker=reranker, **limits)
     space = {"llm": {"finetuning.learning_rate": hr.Range(low=1e-4, high=1e-3), "history": [3]}}
-    found = tune(dataset, tmp_path, engine, trials=12, space=space)
+    space |= {"als": {"regularization": [0.02]}, "LinearFusion": {}}
+    found = tune(dataset, tmp_path, engine, trials=9, offered=(), space=space)
     last = found.parts[-1]
     assert (last.name, last.trials) == ("reranker", 3)
     tried = next(each for name, each in trials_in(tmp_path).items() if name.startswith("reranker"))
