@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hybridrec.fuse.baselines import ReciprocalRankFusion as ReciprocalRankFusion
     from hybridrec.fuse.linear import LinearFusion as LinearFusion
     from hybridrec.fuse.trees import TreeFusion as TreeFusion
+    from hybridrec.newcomers import Newcomers as Newcomers
     from hybridrec.ragged import Ragged as Ragged
     from hybridrec.recall.als import ALS as ALS
     from hybridrec.recall.ease import EASE as EASE
@@ -91,6 +92,7 @@ _HOME = {
     "LinearFusion": "fuse.linear",
     "TreeFusion": "fuse.trees",
     "progress": "bars",
+    "Newcomers": "newcomers",
     "ALS": "recall.als",
     "EASE": "recall.ease",
     "ExactIndex": "recall.exact_index",

@@ -10,6 +10,7 @@ import importlib
 import logging
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,18 @@ def one_of(name: str, value: object, choices: Collection[str]) -> str:
         listed = ", ".join(repr(choice) for choice in choices)
         raise InputError(f"{name} is {value!r}; wanted one of {listed}")
     return value
+
+
+def distinct_names(name: str, value: object) -> tuple[str, ...] | None:
+    """``value`` as a tuple of names, none twice; None, which means all, stays None."""
+    if value is None:
+        return None
+    given = () if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else ()
+    if not given or not all(isinstance(each, str) for each in given):
+        raise InputTypeError(f"{name} is {value!r}; wanted a list of names, or None for all")
+    if len(set(given)) < len(given):
+        raise InputError(f"{name} is {given}; wanted at least one name, none twice")
+    return given
 
 
 def float_matrix(name: str, value: object, *, columns: int | None = None) -> NDArray[np.float32]:

@@ -48,7 +48,7 @@ def recommender(encoder: str = ENCODER, *, seed: int = 0) -> HybridRecommender:
         depth=100,
         rerank_depth=50,
         reranker_examples=1500,
-        fusion_examples=400,
+        reranked_examples=400,
         seed=seed,
     )
 

@@ -27,9 +27,11 @@ from hybridrec.data import requests
 from hybridrec.data.answers import answer_kind, as_frame
 from hybridrec.data.dataset import Dataset
 from hybridrec.deadline import Deadline
+from hybridrec.defaults import default_stages
 from hybridrec.fuse.calibration import PROBABILITY
 from hybridrec.fusing import every_kind
 from hybridrec.lessons import Training, TrainingReport
+from hybridrec.newcomers import Newcomers
 from hybridrec.persistence import (
     Model,
     known_kinds,
@@ -59,17 +61,23 @@ class HybridRecommender:
     """Recall by several recallers, rerank by a cross-encoder, fuse what both say.
 
     Args:
-        recallers: the first stage, each with a name of its own.
+        recallers: the first stage, each with a name of its own; None takes those that did best in
+            our benchmarks and suit the data, with their signals behind ``signals``, and "auto" for
+            a fusion that is None.
         reranker: the second stage; None leaves it out.
         fusion: orders candidates by all signals: a fusion; a list of kinds, of which ``fit`` keeps
             the one with the best NDCG@10 on validation lists; "auto" for every kind there is; None
             leaves the blend's order, or the reranker's.
         signals: scorers that bring no candidates and give those there are one more column each:
             what only fusion reads. A recaller may be one, too.
+        newcomers: gives items without events places of their own in every answer, and finds those
+            that suit by their texts; None leaves such items to whichever recaller brings them.
         depth: candidates that recall brings for every request.
-        rerank_depth: how many of them the reranker reads; None reads all.
+        rerank_depth: how many of them the reranker reads, from the top of what the fusion without
+            it makes of them; None reads all.
         reranker_examples: lists to fine-tune the reranker on at most; None takes all.
-        fusion_examples: lists to fit the fusions on at most; None takes all.
+        fusion_examples: lists to fit the fusion without the reranker on at most; None takes all.
+        reranked_examples: the same for the fusion with it: lists that the reranker has to read.
         calibrated: let ``score`` be the probability that the item is the user's next one, as it
             was on validation events (:class:`~hybridrec.fuse.calibration.Calibration`); needs a
             fusion. The order is the same.
@@ -83,18 +91,26 @@ class HybridRecommender:
 
     def __init__(
         self,
-        recallers: Sequence[Recaller],
+        recallers: Sequence[Recaller] | None = None,
         reranker: Reranker | None = None,
         fusion: Fusion | Sequence[Fusion] | Literal["auto"] | None = None,
         *,
         signals: Sequence[Signal] = (),
+        newcomers: Newcomers | None = None,
         depth: int = 100,
         rerank_depth: int | None = None,
         reranker_examples: int | None = None,
-        fusion_examples: int | None = None,
+        fusion_examples: int | None = 16_000,
+        reranked_examples: int | None = 1000,
         calibrated: bool = False,
         seed: int = 0,
     ) -> None:
+        # What stands behind the stages of a recommender that was told none, whatever its data.
+        self._beside_default = list(signals) if recallers is None else None
+        if recallers is None:
+            recallers, more = default_stages(seed)
+            signals = [*more, *signals]
+            fusion = "auto" if fusion is None else fusion
         self.fusions = _kinds(fusion)
         self.recallers, self.signals = _stages(recallers, signals, reranker, self.fusions)
         self.reranker = reranker
@@ -107,11 +123,18 @@ class HybridRecommender:
             rerank_depth=whole_number("rerank_depth", rerank_depth, least=1, most=depth),
             reranker_examples=_limit("reranker_examples", reranker_examples),
             fusion_examples=_limit("fusion_examples", fusion_examples),
+            reranked_examples=_limit("reranked_examples", reranked_examples),
             seed=whole_number("seed", seed),
             calibrated=bool(calibrated),
         )
         if calibrated and not self.fusions:
             raise InputError("calibrated is True and there is no fusion: pass fusion='auto'")
+        self.newcomers = _newcomers(newcomers, self.recallers, self.signals)
+        if calibrated and newcomers is not None:
+            raise InputError(
+                "calibrated is True and there are newcomers, of whom no event tells how likely "
+                "they are: leave out one of the two"
+            )
         self._model: Model | None = None
 
     # -- training ---------------------------------------------------------------------------
@@ -135,10 +158,9 @@ class HybridRecommender:
                 "the reranker reads item text and this data set has none: build it with "
                 "Dataset.from_frame(..., items=, item_text=), or leave the reranker out"
             )
-        recallers = [copy.copy(recaller) for recaller in self.recallers]
-        signals = [copy.copy(signal) for signal in self.signals]
+        recallers, signals = self.stages_for(data)
         pipeline, report = train(
-            recallers, signals, self.reranker, self.fusions, data, self.settings
+            recallers, signals, self.reranker, self.fusions, self.newcomers, data, self.settings
         )
         # Through JSON, so that a loaded model's report is equal to this one.
         report = TrainingReport(**json.loads(json.dumps(report.to_json(), default=python_number)))
@@ -146,12 +168,21 @@ class HybridRecommender:
         self._hold(Model(pipeline, data, retired, self.settings, report))
         return self
 
+    def stages_for(self, data: Dataset) -> tuple[list[Recaller], list[Signal]]:
+        """The recallers and signals that :meth:`fit` would train for ``data``, copies of them."""
+        recallers, signals = self.recallers, self.signals
+        if self._beside_default is not None:
+            recallers, more = default_stages(self.settings.seed, data)
+            signals = [*more, *self._beside_default]
+        return [copy.copy(stage) for stage in recallers], [copy.copy(stage) for stage in signals]
+
     def _hold(self, model: Model) -> None:
         """Take over ``model``; readers see all of it or nothing, as ``_model`` is set once."""
         pipeline = model.pipeline
         self.recallers, self.signals = pipeline.blend.recallers, pipeline.blend.scorers
         self.reranker = pipeline.reranker
         self.fusion = pipeline.fusion
+        self.newcomers = pipeline.newcomers
         self._model = model
 
     @property
@@ -325,12 +356,15 @@ class HybridRecommender:
         pipeline, n = model.pipeline, len(new.ids)
         recallers = [copy.copy(recaller) for recaller in pipeline.blend.recallers]
         signals = [copy.copy(signal) for signal in pipeline.blend.scorers]
-        popularity, reranker = copy.copy(pipeline.popularity), copy.copy(pipeline.reranker)
-        for stage in [*recallers, *signals, popularity, reranker]:
+        parts = {
+            name: copy.copy(getattr(pipeline, name))
+            for name in ("popularity", "reranker", "newcomers")
+        }
+        for stage in [*recallers, *signals, *parts.values()]:
             if stage is not None:
                 stage.add_items(new.texts, n)
         blend = Blend(recallers, pipeline.blend.weights, signals)
-        pipeline = replace(pipeline, blend=blend, popularity=popularity, reranker=reranker)
+        pipeline = replace(pipeline, blend=blend, **parts)
         retired = np.append(model.retired, np.zeros(n, dtype=bool))
         self._hold(replace(model, pipeline=pipeline, data=data, retired=retired))
         return n
@@ -378,10 +412,12 @@ class HybridRecommender:
             pipeline.reranker,
             pipeline.fusion,
             signals=pipeline.blend.scorers,
+            newcomers=pipeline.newcomers,
             depth=settings.depth,
             rerank_depth=settings.rerank_depth,
             reranker_examples=settings.reranker_examples,
             fusion_examples=settings.fusion_examples,
+            reranked_examples=settings.reranked_examples,
             seed=settings.seed,
             calibrated=settings.calibrated and pipeline.fusion is not None,
         )
@@ -417,10 +453,11 @@ def _answer(
     deadline: Deadline | None,
 ) -> Recommendations:
     """The best ``k`` of ``depth`` candidates for each query, in the ids of the model."""
-    parts, reached = [], np.zeros(len(queries), dtype=np.int64)
-    for place, part in queries.batches(_BATCH):
-        ranked, reached[place] = model.pipeline.rank_within(part, depth, deadline)
+    parts, read = [], []
+    for _, part in queries.batches(_BATCH):
+        ranked, reranked = model.pipeline.rank_within(part, depth, deadline)
         parts.append(ranked.head(k))
+        read.append(reranked[:, :k][parts[-1].valid])
     valid = [part.valid for part in parts]
     rows, ranks = np.nonzero(np.concatenate(valid)) if parts else (np.zeros(0, int),) * 2
     codes = [part.items[mask] for part, mask in zip(parts, valid, strict=True)]
@@ -433,7 +470,7 @@ def _answer(
         ranks=(ranks + 1).astype(np.int32),
         items=model.data.items.ids_of(np.concatenate(codes) if codes else np.zeros(0, np.int32)),
         scores=np.concatenate(scores) if scores else np.zeros(0, np.float32),
-        reranked=None if deadline is None else ranks < reached[rows],
+        reranked=None if deadline is None else np.concatenate(read or [np.zeros(0, bool)]),
     )
 
 
@@ -468,6 +505,18 @@ def _stages(
     source_for(reranker, recallers)
     blend = Blend(recallers, scorers=signals)  # refuses a signal that reads what is not there
     return blend.recallers, blend.scorers
+
+
+def _newcomers(
+    newcomers: Any, recallers: Sequence[Recaller], signals: Sequence[Signal]
+) -> Newcomers | None:
+    if newcomers is None:
+        return None
+    if not isinstance(newcomers, Newcomers):
+        got = newcomers.__name__ if isinstance(newcomers, type) else repr(newcomers)[:100]
+        raise InputTypeError(f"newcomers is {got}; wanted hybridrec.Newcomers() or None")
+    newcomers.read(recallers, signals)  # refuses stages that say nothing of newcomers
+    return newcomers
 
 
 def _kinds(fusion: Any) -> list[Fusion]:

@@ -1,10 +1,11 @@
-"""Step 5 of training: fusions learn, and of several kinds the best on validation lists serves."""
+"""Fusions learn, before the reranker and after it; of several kinds the best serves."""
 
 from __future__ import annotations
 
 import copy
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,15 @@ from hybridrec.fuse.calibration import Calibration
 from hybridrec.fuse.linear import LinearFusion
 from hybridrec.fuse.trees import TreeFusion
 from hybridrec.lessons import Lists, learning_lists
+from hybridrec.pipeline import with_reranker
 from hybridrec.ragged import Ragged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from hybridrec.candidates import Candidates, Queries
     from hybridrec.data.dataset import Dataset
-    from hybridrec.data.learning import LearningPlan
+    from hybridrec.data.learning import LearningPlan, LearningRows
     from hybridrec.lessons import Training, TrainingReport
     from hybridrec.pipeline import Reranker
     from hybridrec.protocols import Fusion
@@ -69,60 +72,67 @@ class Fusing:
     settings: Training
     report: TrainingReport
 
-    def fitted(self, reranker: Reranker | None) -> dict[str, Any]:
-        """What the pipeline orders by: fusions without and with the reranker's signal.
+    def before(self, *, reranker: bool) -> dict[str, Any]:
+        """The fusion that reads no reranker, by the names of the pipeline's fields.
 
-        By the names of the pipeline's fields, each with its calibration and with all that were
-        tried.
-
-        Both learn from the same lists: those of the users that the reranker did not learn from, or
-        of all users where there is none. Without a list there is no fusion, and the order of the
-        stage before it stands.
+        It learns from the lists of all users; where a ``reranker`` follows, from those of R alone:
+        the lists of F, which neither has learned from, teach how the two go together.
         """
-        nothing = {"fusion": None, "fusion_with_reranker": None}
+        rows = self.plan.taught if reranker else self.plan.learning
+        return self._learned("fusion", rows, self.settings.fusion_examples, self.recalled, None)
+
+    def after(self, reranker: Reranker, before: Fusion | None) -> dict[str, Any]:
+        """The fusion that reads the reranker and what the one ``before`` it made of a list."""
+        most = self.settings.reranked_examples
+        recall = partial(self.ordered, before=before)
+        found = self._learned("reranked fusion", self.plan.fusion, most, recall, reranker)
+        return {f"{name}_with_reranker": value for name, value in found.items()}
+
+    def recalled(self, queries: Queries) -> Candidates:
+        """What recall brings."""
+        return self.blend.candidates(queries, self.settings.depth)
+
+    def ordered(self, queries: Queries, before: Fusion | None) -> Candidates:
+        """What the reranker reads: the top of the order before it."""
+        candidates = self.recalled(queries)
+        ordered = candidates if before is None else before.rank(candidates)
+        return ordered.head(self.settings.rerank_depth)
+
+    def _learned(
+        self,
+        name: str,
+        rows: LearningRows,
+        most: int | None,
+        recall: Callable[[Queries], Candidates],
+        reranker: Reranker | None,
+    ) -> dict[str, Any]:
+        """The best fusion by lists of ``rows``; none without a list, and the order before stands.
+
+        Choosing looks at as many lists at most as learning where the reranker has to read them.
+        """
         if not self.kinds:
-            return nothing
-        learned = self._learning_lists(reranker)
+            return {"fusion": None}
+        draw = np.random.default_rng(self.settings.seed + 1)
+        learned = learning_lists(name, rows, most, recall, self.data, self.report, draw)
         if not len(learned.rows):
-            self._warn("blend's" if reranker is None else "reranker's")
-            return nothing
-        held = self._held_lists(None if reranker is None else len(learned.rows))
-        found = nothing | self._best("without", learned, held)
+            self._warn(name, "blend's" if reranker is None else "reranker's")
+            return {"fusion": None}
+        held = self._held_lists(recall, None if reranker is None else len(learned.rows))
         if reranker is not None:
             learned, held = _scored(learned, reranker), held and _scored(held, reranker)
-            best = self._best("with", learned, held)
-            found |= {f"{name}_with_reranker": value for name, value in best.items()}
-        return found
+        return self._best("without" if reranker is None else "with", learned, held)
 
-    def _learning_lists(self, reranker: Reranker | None) -> Lists:
-        """Lists of fit A that hold their target."""
-        plan, settings = self.plan, self.settings
-        rows = plan.learning if reranker is None else plan.fusion
-        depth = settings.depth if reranker is None else settings.rerank_depth
-        return learning_lists(
-            "fusion",
-            rows,
-            settings.fusion_examples,
-            self.blend,
-            self.data,
-            depth,
-            self.report,
-            np.random.default_rng(settings.seed + 1),
-        )
-
-    def _held_lists(self, most: int | None) -> Lists | None:
-        """Validation lists of fit A, with their target or without; None where none is needed.
-
-        At most ``most`` where the reranker has to read them: no more than it reads to learn from.
-        """
+    def _held_lists(
+        self, recall: Callable[[Queries], Candidates], most: int | None
+    ) -> Lists | None:
+        """At most ``most`` validation lists, with their target or without; None if not needed."""
         settings = self.settings
         if (len(self.kinds) < 2 and not settings.calibrated) or not len(self.plan.validation):
             return None
         n = _CHOICE_LISTS if most is None else min(most, _CHOICE_LISTS)
         rows = self.plan.validation.sample(n, np.random.default_rng(settings.seed + 3))
         queries = rows.queries(self.data)
-        depth = settings.depth if most is None else settings.rerank_depth
-        return Lists(rows, queries, self.blend.candidates(queries, depth))
+        return Lists(rows, queries, recall(queries))
 
     def _best(self, label: str, learned: Lists, held: Lists | None) -> dict[str, Any]:
         """Of all kinds, fitted to ``learned``, the one with the best NDCG@10 on ``held``.
@@ -154,19 +164,18 @@ class Fusing:
             calibration = Calibration().fit(ranked, held.rows.targets)
         return {"fusion": fitted[best], "calibration": calibration, "tried": fitted}
 
-    def _warn(self, order: str) -> None:
+    def _warn(self, name: str, order: str) -> None:
         report = self.report
         _log.warning(
-            "no list to fit the fusion to, so candidates keep the %s order: of %d learning events "
-            "asked recall missed %d; %d of %d users have fewer than %d events, and the fusion "
-            "learns from %s",
+            "no list to fit the %s to, so candidates keep the %s order: of %d learning events "
+            "asked recall missed %d; %d of %d users have fewer than %d events, which teach nothing",
+            name,
             order,
-            report.asked["fusion"],
-            report.missed["fusion"],
+            report.asked[name],
+            report.missed[name],
             report.users_without_rows,
             report.users,
             EVENTS_A_LEARNING_EVENT,
-            "the others" if order == "blend's" else "a quarter of the others",
         )
 
 
@@ -180,9 +189,10 @@ def _named(kinds: Sequence[Fusion]) -> list[tuple[str, Fusion]]:
 
 
 def _scored(lists: Lists, reranker: Reranker) -> Lists:
-    """``lists`` with the reranker's score as one more signal."""
-    scores = reranker.score(lists.queries, lists.candidates.items)
-    return replace(lists, candidates=lists.candidates.with_signal(reranker.name, scores))
+    """``lists`` with what the fusion after the reranker reads."""
+    head = lists.candidates
+    scores = reranker.score(lists.queries, head.items)
+    return replace(lists, candidates=with_reranker(head, reranker.name, scores))
 
 
 def _ndcg(fusion: Fusion, held: Lists) -> float:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hybridrec.candidates import Candidates, Queries
     from hybridrec.data.dataset import Dataset
     from hybridrec.data.learning import LearningRows
-    from hybridrec.recall.blend import Blend
 
 _log = logging.getLogger("hybridrec")
 
@@ -25,7 +26,8 @@ class Training:
         depth: candidates a list.
         rerank_depth: candidates that the reranker reads.
         reranker_examples: lists to fine-tune on at most; None takes all.
-        fusion_examples: lists to fit the fusions on at most; None takes all.
+        fusion_examples: lists to fit the fusion without the reranker on at most; None takes all.
+        reranked_examples: the same for the fusion with it, which it has to read; None takes all.
         seed: of the deal of users to R and F, and of the samples.
         calibrated: learn what fused scores mean as probabilities.
     """
@@ -36,6 +38,7 @@ class Training:
     fusion_examples: int | None
     seed: int
     calibrated: bool = False
+    reranked_examples: int | None = None
 
 
 @dataclass
@@ -85,20 +88,19 @@ def learning_lists(
     name: str,
     rows: LearningRows,
     most: int | None,
-    blend: Blend,
+    recall: Callable[[Queries], Candidates],
     data: Dataset,
-    depth: int,
     report: TrainingReport,
     generator: np.random.Generator,
 ) -> Lists:
-    """Step 3: at most ``most`` of ``rows``, each with the top ``depth`` of the blend.
+    """Step 3: at most ``most`` of ``rows``, each with the candidates that ``recall`` gives it.
 
     Only lists that hold their target are kept: a positive that recall missed would teach, against
     negatives from inside the list, to prefer what recall dislikes. So twice as many are asked.
     """
     rows = rows.sample(None if most is None else 2 * most, generator)
     queries = rows.queries(data)
-    candidates = blend.candidates(queries, depth)
+    candidates = recall(queries)
     found = np.flatnonzero((candidates.items == rows.targets[:, None]).any(axis=1))
     kept = found
     if most is not None and len(found) > most:
@@ -110,7 +112,7 @@ def learning_lists(
         "%s: %d lists of %d candidates to learn from; of %d events asked recall missed %d",
         name,
         len(kept),
-        depth,
+        candidates.depth,
         len(rows),
         report.missed[name],
     )

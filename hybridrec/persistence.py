@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("hybridrec")
 
 _COLUMNS = "item_columns.arrow"
-_LATER = ("calibration", "calibration_with_reranker")
+_LATER = ("calibration", "calibration_with_reranker", "newcomers")
 _PARTS = ("reranker", "fusion", "fusion_with_reranker", *_LATER)
 """Stages that a model may lack; those of ``_LATER`` older manifests do not name."""
 
@@ -111,7 +111,7 @@ def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, ty
         signals = [
             part(name, f"signal_{place}") for place, name in enumerate(manifest.get("signals", []))
         ]
-        optional = {
+        optional: dict[str, Any] = {
             where: None if manifest[where] is None else part(manifest[where], where)
             for where in _PARTS
             if where in manifest or where not in _LATER
@@ -138,6 +138,7 @@ def known_kinds() -> dict[str, type]:
     from hybridrec.fuse.calibration import Calibration
     from hybridrec.fuse.linear import LinearFusion
     from hybridrec.fuse.trees import TreeFusion
+    from hybridrec.newcomers import Newcomers
     from hybridrec.recall.als import ALS
     from hybridrec.recall.ease import EASE
     from hybridrec.recall.implicit_model import ImplicitModel
@@ -164,7 +165,7 @@ def known_kinds() -> dict[str, type]:
     )
     signals = (AtHalfLife, HistoryLength, HistoryStage, ItemAge, NewestGap, RecentPopularity)
     fusions = (ConvexFusion, LinearFusion, ReciprocalRankFusion, TreeFusion)
-    kinds: tuple[type, ...] = (*recallers, *signals, *fusions, Calibration, CrossEncoder)
+    kinds: tuple[type, ...] = (*recallers, *signals, *fusions, Calibration, CrossEncoder, Newcomers)
     return {kind.__name__: kind for kind in kinds}
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hybridrec.deadline import Deadline
     from hybridrec.evaluation.report import Kind
     from hybridrec.fuse.calibration import Calibration
+    from hybridrec.newcomers import Newcomers
     from hybridrec.protocols import Fusion
     from hybridrec.ragged import Items, Mask, Scores
     from hybridrec.recall.blend import Blend
@@ -77,6 +78,10 @@ class Reranker(Protocol):
         """Write the fitted state as plain files."""
 
 
+BEFORE = "before reranking"
+"""The column that tells the fusion with the reranker what the one without it made of a list."""
+
+
 @dataclass(eq=False)
 class Pipeline:
     """Everything that turns queries into a ranked list.
@@ -84,11 +89,14 @@ class Pipeline:
     Attributes:
         blend: the fitted recallers and how their lists merge.
         popularity: the answer to an empty history.
+        depth: candidates that recall brings.
+        rerank_depth: how many of them, from the top of the order before, the reranker reads.
         reranker: scores the first ``rerank_depth`` candidates; None leaves the stage out.
         fusion: orders candidates by the signals on them; None keeps the blend's order.
-        fusion_with_reranker: the same with the reranker's signal, for what it has scored.
-        depth: candidates that recall brings.
-        rerank_depth: how many of them, from the top of the blend, the reranker reads.
+        fusion_with_reranker: orders again what the reranker has scored: by that score, by what
+            ``fusion`` made of the signals (``BEFORE``), and by the signals.
+        newcomers: finds items without events and gives them places of their own; None leaves such
+            items to whichever recaller brings them.
         calibration: fills the column ``PROBABILITY`` of what ``fusion`` orders; None for none.
         calibration_with_reranker: the same for ``fusion_with_reranker``.
         tried: every kind of fusion that was fitted, by name, ``fusion`` among them; what is saved
@@ -98,19 +106,22 @@ class Pipeline:
 
     blend: Blend
     popularity: Popularity
-    reranker: Reranker | None
-    fusion: Fusion | None
-    fusion_with_reranker: Fusion | None
     depth: int
     rerank_depth: int
+    reranker: Reranker | None = None
+    fusion: Fusion | None = None
+    fusion_with_reranker: Fusion | None = None
+    newcomers: Newcomers | None = None
     calibration: Calibration | None = None
     calibration_with_reranker: Calibration | None = None
     tried: Mapping[str, Fusion] = field(default_factory=dict)
     tried_with_reranker: Mapping[str, Fusion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Whatever vectors the reranker reads are those of this pipeline's recallers."""
+        """Whatever the reranker and the newcomers read are this pipeline's recallers."""
         give_vectors(self.reranker, self.blend.recallers)
+        if self.newcomers is not None:
+            self.newcomers.use(self.blend.recallers, self.blend.scorers)
 
     def rank(self, queries: Queries, depth: int | None = None) -> Candidates:
         """The final order of ``depth`` candidates (default: its own depth).
@@ -121,21 +132,22 @@ class Pipeline:
 
     def rank_within(
         self, queries: Queries, depth: int | None, deadline: Deadline | None
-    ) -> tuple[Candidates, NDArray[np.int64]]:
-        """The best order there was time for, and (B,) how many of each list were reranked.
+    ) -> tuple[Candidates, Mask]:
+        """The best order there was time for, and (B, depth) which of it were reranked.
 
-        These stand first. Only reranking is cut short; without a deadline it never is.
+        These stand first, newcomers aside. Only reranking is cut short; without a deadline it never
+        is.
         """
         depth = self.depth if depth is None else depth
-        reached = np.zeros(len(queries), dtype=np.int64)
         told = np.flatnonzero(queries.histories.lengths > 0)
         if len(told) == len(queries):
-            ranked, reached[:] = self._rank(queries, depth, deadline)
-            return ranked, reached
+            return self._rank(queries, depth, deadline)
+        reranked = np.zeros((len(queries), depth), dtype=np.bool_)
         ranked_told = None
         if len(told):
-            ranked_told, reached[told] = self._rank(queries.select(told), depth, deadline)
-        return self._beside_popular(queries, told, ranked_told, depth), reached
+            ranked_told, found = self._rank(queries.select(told), depth, deadline)
+            reranked[told, : found.shape[1]] = found
+        return self._beside_popular(queries, told, ranked_told, depth), reranked
 
     def _beside_popular(
         self, queries: Queries, told: NDArray[np.int64], ranked: Candidates | None, depth: int
@@ -160,54 +172,61 @@ class Pipeline:
 
     def _rank(
         self, queries: Queries, depth: int, deadline: Deadline | None
-    ) -> tuple[Candidates, int]:
-        """The order, and how many columns of it were reranked."""
-        candidates = self.blend.candidates(queries, depth)
-        if self.reranker is None:
-            return self.fused(candidates), 0
-        head = self.reranked_head(queries, candidates, deadline)
-        if not head.depth:
-            return self.fused(candidates), 0
-        return self.fused_with_reranker(head, candidates), head.depth
+    ) -> tuple[Candidates, Mask]:
+        """The order, and (B, depth) which of it were reranked."""
+        ordered = self.fused(self._recalled(queries, depth))
+        reached = 0
+        if self.reranker is not None:
+            head = self.reranked_head(queries, ordered, deadline)
+            reached = head.depth
+        ranked = self.fused_with_reranker(head, ordered) if reached else self._calibrated(ordered)
+        reranked = (np.arange(ranked.depth) < reached) & ranked.valid
+        if self.newcomers is None:
+            return ranked, reranked
+        served, new = self.newcomers.served(queries, ranked, depth)
+        return served, (np.cumsum(~new, axis=1) <= reached) & ~new & served.valid
+
+    def _recalled(self, queries: Queries, depth: int) -> Candidates:
+        """What recall brings, newcomers left out where they have places of their own."""
+        if self.newcomers is not None:
+            queries = self.newcomers.others(queries)
+        return self.blend.candidates(queries, depth)
+
+    def fused(self, candidates: Candidates) -> Candidates:
+        """All candidates in the order that needs no reranker."""
+        return candidates if self.fusion is None else self.fusion.rank(candidates)
 
     def reranked_head(
-        self, queries: Queries, candidates: Candidates, deadline: Deadline | None = None
+        self, queries: Queries, ordered: Candidates, deadline: Deadline | None = None
     ) -> Candidates:
-        """The top of the list with the reranker's score as one more signal.
+        """The top of the list with the reranker's score, and the one before, as two more signals.
 
         As much of it as there is time for.
         """
         if self.reranker is None:
             raise ValueError("this pipeline has no reranker")
-        head = candidates.head(self.rerank_depth)
+        head = ordered.head(self.rerank_depth)
         if deadline is None:
             scores = self.reranker.score(queries, head.items)
         else:
             scores = self.reranker.score_within(queries, head.items, deadline)
-        return head.head(scores.shape[1]).with_signal(self.reranker.name, scores)
+        return with_reranker(head.head(scores.shape[1]), self.reranker.name, scores)
 
-    def fused(self, candidates: Candidates) -> Candidates:
-        """All candidates in the order that needs no reranker."""
-        if self.fusion is None:
-            return candidates
-        return _calibrated(self.fusion.rank(candidates), self.calibration)
-
-    def fused_with_reranker(self, head: Candidates, candidates: Candidates) -> Candidates:
-        """``head`` by the fusion that reads the reranker, then the rest by the one that does not.
+    def fused_with_reranker(self, head: Candidates, ordered: Candidates) -> Candidates:
+        """``head`` by the fusion that reads the reranker, then the rest as it was ordered before.
 
         Only so can a list be part scored: a missing score is never made up.
         """
         if self.fusion_with_reranker is None:
-            ordered = self.reranked_alone(head)
+            again = self.reranked_alone(head)
         else:
-            ordered = self.fusion_with_reranker.rank(head)
-            ordered = _calibrated(ordered, self.calibration_with_reranker)
-        return self._with_tail(ordered, candidates)
+            again = self.fusion_with_reranker.rank(head)
+            again = _calibrated(again, self.calibration_with_reranker)
+        tail = ordered.tail(head.depth)
+        return again.followed_by(self._calibrated(tail)) if tail.depth else again
 
-    def _with_tail(self, head: Candidates, candidates: Candidates) -> Candidates:
-        """``head``, then what stands behind it in ``candidates``."""
-        tail = candidates.tail(head.depth)
-        return head.followed_by(self.fused(tail)) if tail.depth else head
+    def _calibrated(self, ordered: Candidates) -> Candidates:
+        return _calibrated(ordered, self.calibration)
 
     def reranked_alone(self, head: Candidates) -> Candidates:
         """``head`` in the reranker's own order."""
@@ -259,8 +278,10 @@ class Pipeline:
         for recaller in self.blend.recallers:
             lists, seconds = _timed(partial(recaller.recall, queries, wide))
             yield StageList(recaller.name, lists, seconds, "single")
-        served, recalled = _timed(partial(self.blend.candidates, queries, self.depth))
-        rest = _without(self.blend.candidates(queries, wide), served) if wide > self.depth else None
+        served, recalled = _timed(partial(self._recalled, queries, self.depth))
+        ordered, fusing = _timed(partial(self.fused, served))
+        fusing += recalled
+        rest = _without(self._recalled(queries, wide), served) if wide > self.depth else None
 
         def stage(name: str, ordered: Candidates, seconds: float, kind: Kind) -> StageList:
             if rest is not None:
@@ -272,33 +293,44 @@ class Pipeline:
         yield stage("blend (recall stage)", served, recalled, "recall")
         if self.reranker is None:
             if self.fusion is not None:
-                fused, seconds = _timed(partial(self.fused, served))
-                yield stage("fused", fused, recalled + seconds, "fused")
+                yield stage("fused", ordered, fusing, "fused")
+            yield from self._newcomers_beside(stage, queries, ordered, fusing)
             return
-        head, reranked = _timed(partial(self.reranked_head, queries, served))
-        reranked += recalled
-        # Behind the head the blend's own order stands, without the blend's help in the head.
-        alone = self.reranked_alone(head).followed_by(served.tail(head.depth))
+        head, reranked = _timed(partial(self.reranked_head, queries, ordered))
+        reranked += fusing
+        # Behind the head stands what was there before, without its help in the head.
+        alone = self.reranked_alone(head).followed_by(ordered.tail(head.depth))
         yield stage("llm alone", alone, reranked, "llm")
         if self.fusion is None:
             return
-        fused, seconds = _timed(partial(self._fused_in_parts, served))
-        yield stage("fused, no LLM", fused, recalled + seconds, "fused")
-        fused, seconds = _timed(partial(self.fused_with_reranker, head, served))
+        yield stage("fused, no LLM", ordered, fusing, "fused")
+        fused, seconds = _timed(partial(self.fused_with_reranker, head, ordered))
         yield stage("fused, with LLM", fused, reranked + seconds, "fused")
+        yield from self._newcomers_beside(stage, queries, fused, reranked + seconds)
 
-    def _fused_in_parts(self, candidates: Candidates) -> Candidates:
-        """The two parts of :meth:`fused_with_reranker`, ordered without the reranker's signal.
-
-        So the one differs from the other by that signal alone.
-        """
-        return self._with_tail(self.fused(candidates.head(self.rerank_depth)), candidates)
+    def _newcomers_beside(
+        self,
+        stage: Callable[[str, Candidates, float, Kind], StageList],
+        queries: Queries,
+        ranked: Candidates,
+        seconds: float,
+    ) -> Iterator[StageList]:
+        """What is served where newcomers have places of their own; nothing is cut off for them."""
+        if self.newcomers is not None:
+            found, more = _timed(partial(self.newcomers.rank, queries))
+            served, _ = self.newcomers.beside(ranked, found, ranked.depth + found.depth)
+            yield stage("with newcomers", served, seconds + more, "fused")
 
     def _popular_where_untold(self, queries: Queries, ranked: Candidates) -> Candidates:
         told = np.flatnonzero(queries.histories.lengths > 0)
         if len(told) == len(queries):
             return ranked
         return self._beside_popular(queries, told, ranked.select(told), ranked.depth)
+
+
+def with_reranker(head: Candidates, name: str, scores: Scores) -> Candidates:
+    """What the fusion with the reranker reads of lists that the one without it has ordered."""
+    return head.with_signal(BEFORE, head.scores).with_signal(name, scores)
 
 
 def _calibrated(ranked: Candidates, calibration: Calibration | None) -> Candidates:

@@ -6,21 +6,15 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from hybridrec.checks import HybridrecError, InputError, StorageError
 from hybridrec.engine import HybridRecommender
 from hybridrec.fuse.linear import LinearFusion
-from hybridrec.fuse.trees import TreeFusion
 from hybridrec.persistence import known_kinds
 from hybridrec.recall.als import ALS
-from hybridrec.recall.ease import EASE
 from hybridrec.recall.item_knn import ItemKNN
-from hybridrec.recall.linear_transitions import LinearTransitions
 from hybridrec.recall.popularity import Popularity
 from hybridrec.recall.text import TextRecall
 from hybridrec.recall.transitions import ItemTransitions
@@ -33,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["default_recommender", "from_settings", "settings_of"]
 
 _FORMAT = 1
-_DENSE_ITEMS = 10_000
-"""Items with events that a recaller with a number for every pair of them is offered for."""
 
 
 def default_recommender(
@@ -70,18 +62,35 @@ def default_recommender(
     )
 
 
-def further_stages(data: Dataset, *, seed: int = 0) -> list[Any]:
-    """What :func:`default_recommender` leaves out and may be worth having, if it suits ``data``."""
-    stages: list[Any] = [ItemKNN()]
-    if (np.bincount(data.histories.items, minlength=1) > 0).sum() <= _DENSE_ITEMS:
-        stages.append(EASE())
-        stages += [LinearTransitions()] if data.ordered else []
-    return [*stages, *([TreeFusion(seed=seed)] if find_spec("lightgbm") else [])]
+def benchmarked_recommender(
+    data: Dataset, *, encoder: str | None = None, reranker: bool = False, seed: int = 0
+) -> HybridRecommender:
+    """What ``HybridRecommender()`` takes for ``data``, with text recall where there is an encoder.
+
+    Args:
+        data: what it will be fitted to.
+        encoder: of text recall and the reranker; None leaves both out.
+        reranker: whether there is one.
+        seed: of every random choice.
+    """
+    recallers, signals = HybridRecommender(seed=seed).stages_for(data)
+    if encoder:
+        recallers.append(TextRecall(encoder))
+    second = CrossEncoder(encoder, seed=seed) if encoder and reranker else None
+    return HybridRecommender(recallers, second, "auto", signals=signals, seed=seed)
+
+
+def further_stages(engine: HybridRecommender) -> list[Any]:
+    """Cheap stages that ``engine`` lacks and a search may take in."""
+    there = {stage.name for stage in (*engine.recallers, *engine.signals)}
+    return [stage for stage in (ItemKNN(),) if stage.name not in there]
 
 
 def settings_of(engine: HybridRecommender) -> dict[str, Any]:
     """Everything that ``engine`` was made with, as JSON values; nothing that it has learned.
 
+    Of one that was told no recallers these are those for any data, and once it is fitted those
+    that suited its data.
     What belongs to a machine, a device or a number of threads, is left out.
 
     Raises:
@@ -92,6 +101,7 @@ def settings_of(engine: HybridRecommender) -> dict[str, Any]:
         "recallers": [entry_of(stage) for stage in engine.recallers],
         "signals": [entry_of(stage) for stage in engine.signals],
         "reranker": None if engine.reranker is None else entry_of(engine.reranker),
+        "newcomers": None if engine.newcomers is None else entry_of(engine.newcomers),
         "fusions": [entry_of(fusion) for fusion in engine.fusions],
         "settings": asdict(engine.settings),
     }
@@ -124,6 +134,7 @@ def from_settings(
             told["reranker"] and _stage(told["reranker"], known, where),
             [_stage(entry, known, where) for entry in told["fusions"]],
             signals=[_stage(entry, known, where) for entry in told["signals"]],
+            newcomers=told["newcomers"] and _stage(told["newcomers"], known, where),
             **told["settings"],
         )
     except HybridrecError:

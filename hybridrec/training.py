@@ -3,9 +3,10 @@
 1.  :class:`~hybridrec.data.learning.LearningPlan` divides the events.
 2.  Fit A: every recaller on the base events only.
 3.  Each learning event is asked of fit A with the history before it.
-4.  The reranker learns from the lists of the users in R, early-stopped on a tenth of them.
-5.  Two fusions, without and with the reranker's signal, learn from the same lists of users in F
-    (:mod:`hybridrec.fusing`); without a reranker one, from the lists of all users.
+4.  The users in R teach a fusion of the signals that recall gives (:mod:`hybridrec.fusing`); the
+    reranker learns from the tops of their lists in that order, early-stopped on a tenth of R.
+5.  The users in F, whose lists neither has learned from, teach a second fusion, which reads the
+    reranker and what the first made of a list. Without a reranker all users teach the first.
 6.  Half-lives and blend weights are chosen on the events that fit A has not seen; validation
     events train no weight.
 7.  Fit D: the recallers again, on everything given, every choice kept.
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,10 +35,11 @@ from hybridrec.recall.popularity import Popularity
 from hybridrec.rerank.vectors import give_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from hybridrec.candidates import Queries
+    from hybridrec.candidates import Candidates, Queries
     from hybridrec.data.dataset import Dataset
+    from hybridrec.newcomers import Newcomers
     from hybridrec.pipeline import Reranker
     from hybridrec.protocols import Fusion, Signal
 
@@ -53,6 +56,7 @@ def train(
     signals: Sequence[Signal],
     reranker: Reranker | None,
     fusions: Sequence[Fusion],
+    newcomers: Newcomers | None,
     data: Dataset,
     settings: Training,
     *,
@@ -65,6 +69,7 @@ def train(
         signals: fitted in place; columns beside those of the recallers.
         reranker: None leaves the stage out.
         fusions: kinds to try, the best of which serves; none leaves the order before them.
+        newcomers: None leaves them out.
         data: what to learn from.
         settings: how much of it.
         refit: False stops before step 7, with fit A, which validation events can be asked of.
@@ -79,18 +84,26 @@ def train(
     for scorer in track(scorers, "fit A", len(scorers)):
         scorer.fit(base)
     blend = _choose(recallers, signals, plan, data, settings, report)
+    fusing = Fusing(fusions, blend, plan, data, settings, report)
+    fused = fusing.before(reranker=reranker is not None)
     if reranker is not None:
-        reranker = _finetuned(reranker, blend, plan, data, settings, report)
-    fused = Fusing(fusions, blend, plan, data, settings, report).fitted(reranker)
+        order = partial(fusing.ordered, before=fused["fusion"])
+        reranker = _finetuned(reranker, blend, order, plan, data, settings, report)
+        fused |= fusing.after(reranker, fused["fusion"])
+    if newcomers is not None:
+        newcomers = _acquainted(newcomers, blend, plan, data, base, settings, report)
     for scorer in track(scorers if refit else [], "fit D", len(scorers)):
         scorer.refit(data)
     popularity = Popularity().fit(data if refit else base)
+    if newcomers is not None:
+        newcomers.fit(data if refit else base)
     pipeline = Pipeline(
         blend=blend,
         popularity=popularity,
         reranker=reranker,
         depth=settings.depth,
         rerank_depth=settings.rerank_depth,
+        newcomers=newcomers,
         **fused,
     )
     return pipeline, report
@@ -99,12 +112,13 @@ def train(
 def _finetuned(
     reranker: Reranker,
     blend: Blend,
+    order: Callable[[Queries], Candidates],
     plan: LearningPlan,
     data: Dataset,
     settings: Training,
     report: TrainingReport,
 ) -> Reranker:
-    """Step 4."""
+    """Step 4: on the lists that ``order`` gives."""
     if data.texts is None:
         raise FitError(
             "the reranker reads item text and this data set has none: build it with "
@@ -113,8 +127,8 @@ def _finetuned(
     reranker = reranker.untuned().prepare(data.texts)
     give_vectors(reranker, blend.recallers)
     generator = np.random.default_rng(settings.seed)
-    depth, most = settings.rerank_depth, settings.reranker_examples
-    lists = learning_lists("reranker", plan.reranker, most, blend, data, depth, report, generator)
+    most = settings.reranker_examples
+    lists = learning_lists("reranker", plan.reranker, most, order, data, report, generator)
     if not len(lists.rows):
         raise FitError(
             f"recall found none of the {len(plan.reranker)} learning events of "
@@ -122,12 +136,39 @@ def _finetuned(
             "events a user (5 at least), a greater depth, or leave the reranker out"
         )
     held = learning_lists(
-        "stopping", plan.stopping, _STOPPING_LISTS, blend, data, depth, report, generator
+        "stopping", plan.stopping, _STOPPING_LISTS, order, data, report, generator
     )
     held_out = (held.queries, held.candidates, held.rows.targets) if len(held.rows) else None
     log = reranker.finetune(lists.queries, lists.candidates, lists.rows.targets, held_out=held_out)
     report.reranker = log.to_json()
     return reranker
+
+
+def _acquainted(
+    newcomers: Newcomers,
+    blend: Blend,
+    plan: LearningPlan,
+    data: Dataset,
+    base: Dataset,
+    settings: Training,
+    report: TrainingReport,
+) -> Newcomers:
+    """Newcomers whose fusion has learned from the users in R, on items that fit A has met."""
+    newcomers = newcomers.unfitted().fit(base).use(blend.recallers, blend.scorers)
+    rows = plan.taught.select(~newcomers.unmet[plan.taught.targets])
+    lists = learning_lists(
+        "newcomers",
+        rows,
+        newcomers.config.lists,
+        newcomers.candidates,
+        data,
+        report,
+        np.random.default_rng(settings.seed + 4),
+    )
+    if not len(lists.rows):
+        _log.warning("no list to learn from for newcomers: they stand as texts and scores merge")
+        return newcomers
+    return newcomers.learn(lists.candidates, lists.rows.targets)
 
 
 def _choose(

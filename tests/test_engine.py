@@ -80,11 +80,10 @@ def test_what_was_reranked_in_time_stands_first(engine, split, monkeypatch):
     deadline = Deadline(1500, lambda: next(looks, 2.0))
     ranked, reached = engine.pipeline.rank_within(queries, 20, deadline)
     assert reached.tolist() == [3] * 5
-    recalled = engine.pipeline.blend.candidates(queries, 20)
-    for got, first, row in zip(ranked.items, recalled.items, range(5), strict=True):
+    before = engine.pipeline.fused(engine.pipeline.blend.candidates(queries, 20))
+    for got, first in zip(ranked.items, before.items, strict=True):
         assert set(got[:3]) == set(first[:3])
-        tail = engine.pipeline.fused(recalled.tail(3)).items[row]
-        np.testing.assert_array_equal(got[3:], tail)
+        np.testing.assert_array_equal(got[3:], first[3:])
 
 
 def history_of(split, user):
@@ -129,7 +128,10 @@ def test_training_counts_its_rows_and_what_recall_missed(engine, split):
     report = engine.report
     users = split.train.n_users
     assert report.users == users
-    assert sum(report.asked[name] for name in ("reranker", "stopping", "fusion")) == 3 * users
+    # The users in R teach what comes before the reranker and itself, those in F what comes after.
+    taught = report.asked["reranker"] + report.asked["stopping"]
+    assert report.asked["fusion"] == taught
+    assert taught + report.asked["reranked fusion"] == 3 * users
     for name, asked in report.asked.items():
         assert report.rows[name] + report.missed[name] == asked
     assert set(report.half_lives) == {recaller.name for recaller in engine.recallers}

@@ -12,6 +12,7 @@ from hybridrec.data.learning import LearningPlan
 from hybridrec.evaluation.metrics import per_user
 from hybridrec.fuse.calibration import PROBABILITY, Calibration
 from hybridrec.fusing import every_kind
+from hybridrec.pipeline import BEFORE
 
 KINDS = {
     "LinearFusion": hr.LinearFusion,
@@ -233,7 +234,11 @@ def test_with_a_reranker_both_fusions_are_chosen_and_calibrated(split, tiny_enco
     assert set(report.fusion) == set(report.fused_by) == {"without", "with"}
     assert model.reranker.name in model.pipeline.fusion_with_reranker.signals
     assert model.reranker.name not in model.pipeline.fusion.signals
-    assert report.asked["fusion"] == len(LearningPlan.of(split.train, 0).fusion)
+    plan = LearningPlan.of(split.train, 0)
+    assert report.asked["fusion"] == len(plan.reranker) + len(plan.stopping)
+    assert report.asked["reranked fusion"] == len(plan.fusion)
+    assert BEFORE in model.pipeline.fusion_with_reranker.signals
+    assert set(model.pipeline.tried_with_reranker) == set(report.fusion["with"])
     users = split.train.users.ids[:9]
     got = answer(model, users)
     assert ((got.score >= 0) & (got.score <= 1)).all()
@@ -291,3 +296,27 @@ def test_data_without_an_order_name_the_signal_that_needs_it(split):
     model = hr.HybridRecommender([hr.Popularity()], signals=[hr.HistoryStage()])
     with pytest.raises(hr.FitError, match="history stage"):
         model.fit(unordered)
+
+
+def test_a_recommender_that_was_told_nothing_takes_what_suits_the_data(split):
+    model = hr.HybridRecommender().fit(split.train)
+    assert {"linear transitions", "item transitions", "ease", "als", "popularity"} == {
+        recaller.name for recaller in model.recallers
+    }
+    assert set(model.report.fusion["without"]) == set(KINDS)
+    report = hr.evaluate(model, split)
+    assert report.per_user["fused"].mean() > 2 * report.per_user["popularity"].mean()
+    unordered = replace(split.train, ordered=False)
+    plain = model.fit(unordered)
+    assert {recaller.name for recaller in plain.recallers} == {"ease", "als", "popularity"}
+    again = plain.fit(split.train)
+    assert "item transitions" in {recaller.name for recaller in again.recallers}
+
+
+def test_signals_stand_beside_the_default_stages(split):
+    model = hr.HybridRecommender(signals=[hr.NewestGap(), hr.AtHalfLife("als", 7.0)])
+    assert [signal.name for signal in model.signals][-2:] == ["newest gap", "als, for 7"]
+    model.fit(split.train)
+    assert [signal.name for signal in model.signals][-2:] == ["newest gap", "als, for 7"]
+    with pytest.raises(hr.InputError, match="reads 'nothing'"):
+        hr.HybridRecommender(signals=[hr.AtHalfLife("nothing", 7.0)])

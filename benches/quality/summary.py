@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from steps import K, folder_of
+from steps import folder_of
 
 from hybridrec.evaluation.compare import holm, paired_ci, paired_p
 
@@ -30,7 +30,7 @@ def report(data: str) -> None:
         steps[name] = {
             "seeds": [run["said"]["seed"] for run in found],
             "training seconds": [run["said"]["training seconds"] for run in found],
-            f"ndcg@{K}": {
+            "means": {
                 stage: [float(run["values"][stage].mean()) for run in found] for stage in mean
             },
             "reports": [run["said"] for run in found],
@@ -38,8 +38,8 @@ def report(data: str) -> None:
     comparisons = _compared(runs)
     for name, step in steps.items():
         print(f"\n{name}: seeds {step['seeds']}, trained in {step['training seconds']} s")
-        for stage, ndcg in step[f"ndcg@{K}"].items():
-            print(f"  {stage:<28} {np.mean(ndcg):.4f}  {' '.join(f'{x:.4f}' for x in ndcg)}")
+        for stage, means in step["means"].items():
+            print(f"  {stage:<32} {np.mean(means):.4f}  {' '.join(f'{x:.4f}' for x in means)}")
     print()
     for row in comparisons:
         print(
@@ -57,7 +57,7 @@ def report(data: str) -> None:
 def _read(data: str) -> dict[str, list[dict[str, Any]]]:
     """Step -> its runs, in the order of their seeds."""
     runs: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(folder_of(data).glob("*.json")):
+    for path in sorted(folder_of(data).glob("*-[0-9].json")):
         said = json.loads(path.read_text("utf-8"))
         with np.load(path.with_suffix(".npz")) as arrays:
             values = {stage: arrays[stage] for stage in arrays.files}
@@ -71,30 +71,33 @@ def _mean(runs: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
 
 
 def _compared(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The last stage of each step against the rest of it, and against the other steps' last."""
-    last = {
-        name: _mean([run["values"] for run in found])[_last(found[0])]
-        for name, found in runs.items()
-    }
+    """The last stage of each step against the rest of it, and against other steps."""
+    means = {name: _mean([run["values"] for run in found]) for name, found in runs.items()}
     rows = []
-    for name, found in runs.items():
-        mean = _mean([run["values"] for run in found])
-        mine = last[name]
-        if not name.startswith("without "):
-            for stage, other in mean.items():
-                if stage not in (_last(found[0]), found[0]["said"]["training"]["fused_by"]):
-                    rows.append(_row(name, f"{stage} of it", mine, other))
-        for other_name in ("fast", "sequence"):
-            if other_name in last and name != other_name and len(last[other_name]) == len(mine):
-                rows.append(_row(name, other_name, mine, last[other_name]))
+    for name, mean in means.items():
+        if name in ("candidates", "plain"):
+            continue
+        last = _last(runs[name][0], mean)
+        for stage, other in mean.items() if not name.startswith("without ") else ():
+            if stage != last and (name != "cold" or stage in ("text", "text, cold only")):
+                mine = mean[f"{last}, cold only" if stage.endswith("cold only") else last]
+                rows.append(_row(f"{name}: {last}", stage, mine, other))
+        for against in ("plain", "fast", "sequence"):
+            if name not in ("cold", against) and against in means:
+                other = means[against][_last(runs[against][0], means[against])]
+                if len(other) == len(mean[last]):
+                    rows.append(_row(f"{name}: {last}", f"{against}, all of it", mean[last], other))
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
     return rows
 
 
-def _last(run: Mapping[str, Any]) -> str:
-    """The stage that serves."""
-    return [s["name"] for s in run["said"]["stages"] if s["kind"] == "fused"][-1]
+def _last(run: Mapping[str, Any], mean: Mapping[str, Values]) -> str:
+    """The stage that serves, newcomers aside where the targets are items with events."""
+    if run["said"]["step"] == "cold":
+        return "with newcomers"
+    names = [stage["name"] for stage in run["said"]["stages"] if stage["kind"] == "fused"]
+    return [name for name in names if name in mean and name != "with newcomers"][-1]
 
 
 def _row(stage: str, against: str, mine: Values, other: Values) -> dict[str, Any]:

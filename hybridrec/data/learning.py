@@ -121,9 +121,14 @@ class LearningPlan:
     users_without_rows: int
 
     @property
+    def taught(self) -> LearningRows:
+        """The learning rows of the users in R."""
+        return LearningRows.together(self.reranker, self.stopping)
+
+    @property
     def learning(self) -> LearningRows:
         """The learning rows of every user."""
-        return LearningRows.together(self.reranker, self.stopping, self.fusion)
+        return LearningRows.together(self.taught, self.fusion)
 
     @property
     def unseen(self) -> LearningRows:

@@ -154,6 +154,7 @@ class Report:
         k, depths = self.k, sorted({*_JSON_DEPTHS, self.depth})
         return {
             "name": stage.name,
+            "kind": stage.kind,
             f"recall@{self.depth}": stage.recall,
             f"hr@{k}": stage.hr,
             f"ndcg@{k}": stage.ndcg,

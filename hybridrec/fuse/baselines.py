@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybridrec.checks import FitError, real_number, whole_number
+from hybridrec.checks import FitError, distinct_names, real_number, whole_number
 from hybridrec.fuse.features import ranks, standardised
-from hybridrec.fuse.fusion import ListFusion, check_signals, sampled
+from hybridrec.fuse.fusion import ListFusion, sampled
 from hybridrec.fuse.listwise import most_likely
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class ReciprocalRankFusionConfig:
 
     def __post_init__(self) -> None:
         real_number("offset", self.offset, least=0.0)
-        object.__setattr__(self, "signals", check_signals(self.signals))
+        object.__setattr__(self, "signals", distinct_names("signals", self.signals))
 
 
 class ReciprocalRankFusion(ListFusion[ReciprocalRankFusionConfig]):
@@ -76,7 +76,7 @@ class ConvexFusionConfig:
     def __post_init__(self) -> None:
         if self.lists is not None:
             whole_number("lists", self.lists, least=1)
-        object.__setattr__(self, "signals", check_signals(self.signals))
+        object.__setattr__(self, "signals", distinct_names("signals", self.signals))
 
 
 class ConvexFusion(ListFusion[ConvexFusionConfig]):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 
-from hybridrec.checks import FitError, InputError, InputTypeError, NotFittedError
+from hybridrec.checks import FitError, NotFittedError
 from hybridrec.fuse.features import lengths, stacked, target_places
 from hybridrec.state import config_from_json, config_to_json, read_state, write_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -117,23 +117,6 @@ class ListFusion(ABC, Generic[C]):
         fusion._take(arrays)
         fusion.signals = tuple(settings["signals"])
         return fusion
-
-
-def check_signals(signals: Sequence[str] | None) -> tuple[str, ...] | None:
-    """``signals`` as a tuple of names; None means all.
-
-    Raises:
-        InputTypeError: no sequence of names.
-        InputError: no name, or one that comes twice.
-    """
-    if signals is None:
-        return None
-    if isinstance(signals, str) or not all(isinstance(name, str) for name in signals):
-        raise InputTypeError(f"signals is {signals!r}; wanted a list of names, or None for all")
-    names = tuple(signals)
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"signals is {names}; wanted at least one name, none twice")
-    return names
 
 
 def sampled(most: int | None, n: int, seed: int) -> NDArray[np.int64]:

@@ -78,11 +78,12 @@ class TreeFusion(ListFusion[TreeFusionConfig]):
     """A linear fusion, put right by LambdaMART (Burges, MSR-TR-2010-82) that LightGBM grows.
 
     What a sum of signals can say, a linear model says from few lists (:class:`LinearFusion`); the
-    first tree starts from its scores, so trees are left for what a sum cannot say. A candidate's features are, of every signal, its value and its signed root, each standardised
-    within the list, and how many candidates of the list are above it. A signal that is the same all
-    along a list, such as the length of the history, is about the query: it is read as it is. Raw
-    values of the others are not read: a refit rescales them. The same lists give the same bits for
-    any number of threads.
+    first tree starts from its scores, so trees are left for what a sum cannot say. A candidate's
+    features are, of every signal, its value and its signed root, each standardised within the list,
+    and how many candidates of the list are above it. A signal that is the same all along a list,
+    such as the length of the history, is about the query: it is read as it is. Raw values of the
+    others are not read: a refit rescales them. The same lists give the same bits for any number of
+    threads.
 
     Args:
         trees: trees of one seed; each orders what those before it left.

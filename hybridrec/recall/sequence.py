@@ -59,8 +59,8 @@ class SequenceConfig:
     max_length: int = 200
     dropout: float = 0.2
     temperature: float = 0.05
-    epochs: int = 40
-    refit_epochs: int = 8
+    epochs: int = 12
+    refit_epochs: int = 4
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     batch_size: int = 8192
@@ -170,8 +170,8 @@ class SequenceRecall:
         max_length: int = 200,
         dropout: float = 0.2,
         temperature: float = 0.05,
-        epochs: int = 40,
-        refit_epochs: int = 8,
+        epochs: int = 12,
+        refit_epochs: int = 4,
         learning_rate: float = 2e-3,
         weight_decay: float = 0.01,
         batch_size: int = 8192,

@@ -86,9 +86,9 @@ class Search:
         try:
             first = self._part("given", {}, _first([{}], {}), lambda _: self._scored(given))
             changed = {name: self._recaller(name) for name in list(stages.recallers)}
-            self._recallers({name: changed[name] for name in stages.recallers})
+            recallers = self._recallers({name: changed[name] for name in stages.recallers})
             for kind in self._kinds:
-                self._fusion(kind)
+                self._fusion(kind, recallers)
             if stages.engine.reranker is not None:
                 first = self._reranker(stages.engine.reranker)
         except KeyboardInterrupt:
@@ -133,29 +133,33 @@ class Search:
             return {}
         return _changed(part.best.params, there)
 
-    def _recallers(self, changed: Mapping[str, Settings]) -> None:
-        """Which of them together, as they were or with what was found for each."""
+    def _recallers(self, changed: Mapping[str, Settings]) -> Mapping[str, Settings]:
+        """Which of them together, as they were or with what was found for each.
+
+        Measured by one kind of fusion, where several were given: the others take their turn later.
+        """
         stages = self._stages
         options = options_of(changed, stages.offered, stages.needed())
+        kind: tuple[str, Settings] | None = None
+        if len(stages.engine.fusions) > 1:
+            kind = (stages.usual_fusion, {})
 
-        def evaluate(params: Settings) -> tuple[float, dict[str, Any]]:
+        def chosen(params: Settings) -> dict[str, Settings]:
             taken = {name: option for name, option in params.items() if option != OUT}
-            return self._scored(
-                Choice({name: changed[name] if taken[name] == TUNED else {} for name in taken})
-            )
+            return {name: changed[name] if taken[name] == TUNED else {} for name in taken}
 
-        self._part(
+        part = self._part(
             "recallers",
             options,
             lambda ended: next_members(options, ended),
-            evaluate,
+            lambda params: self._scored(Choice(chosen(params), kind)),
             depends=[changed, options],
         )
+        return chosen(part.best.params)
 
-    def _fusion(self, kind: str) -> None:
+    def _fusion(self, kind: str, recallers: Mapping[str, Settings]) -> None:
         """The settings of one kind of fusion, over the best recallers."""
         name, space = f"fusion {kind}", self._spaces[kind]
-        recallers = self._ledger.best_served.recallers
         there = settings_in(self._stages.fusions[kind], space)
 
         def evaluate(params: Settings) -> tuple[float, dict[str, Any]]:

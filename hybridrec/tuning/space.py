@@ -75,7 +75,7 @@ SPACES: dict[str, Space] = {
         "width": (64, 128),
         "dropout": Range(low=0.0, high=0.5),
         "learning_rate": Range(low=5e-4, high=5e-3, log=True),
-        "epochs": (20, 40, 80),
+        "epochs": (8, 12, 24, 40),
     },
     "LinearFusion": {"regularization": Range(low=1e-5, high=0.1, log=True)},
     "ReciprocalRankFusion": {"offset": Range(low=1.0, high=100.0, log=True)},

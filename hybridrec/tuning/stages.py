@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from hybridrec.checks import InputError, InputTypeError
 from hybridrec.engine import HybridRecommender
+from hybridrec.fuse.linear import LinearFusion
 from hybridrec.protocols import Fusion, ReadsRecaller, ReadsVectors, Recaller
+from hybridrec.recall.text import TextRecall
 from hybridrec.tuning.space import Settings, space_of, varied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from hybridrec.data.dataset import Dataset
     from hybridrec.tuning.space import Space
 
 
@@ -46,9 +50,11 @@ class Stages:
 
     Args:
         engine: what the search starts from.
+        data: what it is to be fitted to.
         offered: recallers and fusions that it may take in.
 
     Attributes:
+        engine: the same, its stages told.
         recallers: by name, the given ones first.
         fusions: by the name of their class, the given ones first.
         offered: names of the recallers that are not the engine's.
@@ -58,8 +64,16 @@ class Stages:
         InputTypeError: something is offered that is neither a recaller nor a fusion.
     """
 
-    def __init__(self, engine: HybridRecommender, offered: Sequence[object]) -> None:
-        self.engine = engine
+    def __init__(self, engine: HybridRecommender, data: Dataset, offered: Sequence[object]) -> None:
+        recallers, signals = engine.stages_for(data)
+        self.engine = engine = HybridRecommender(
+            recallers,
+            engine.reranker,
+            engine.fusions,
+            signals=signals,
+            newcomers=engine.newcomers,
+            **asdict(engine.settings),
+        )
         self.recallers: dict[str, Any] = {stage.name: stage for stage in engine.recallers}
         self.fusions: dict[str, Any] = {}
         for fusion in engine.fusions:
@@ -89,6 +103,12 @@ class Stages:
         """The recommender as it was given."""
         return Choice({stage.name: {} for stage in self.engine.recallers})
 
+    @property
+    def usual_fusion(self) -> str:
+        """The kind that recallers are measured by where there are several: quick, and learned."""
+        usual = LinearFusion.__name__
+        return usual if usual in self.fusions else next(iter(self.fusions))
+
     def forget(self, name: str) -> None:
         """An offered recaller cannot be used after all."""
         del self.recallers[name]
@@ -99,9 +119,13 @@ class Stages:
         return varied(self.recallers[name], settings)
 
     def needed(self) -> set[str]:
-        """Names of recallers that cannot be left out: the reranker reads them."""
-        reranker = self.engine.reranker
-        return {reranker.vectors_from} if isinstance(reranker, ReadsVectors) else set()
+        """Names of recallers that cannot be left out: the reranker or newcomers read them."""
+        reranker, newcomers = self.engine.reranker, self.engine.newcomers
+        names = {reranker.vectors_from} if isinstance(reranker, ReadsVectors) else set()
+        if newcomers is not None:
+            texts = [stage for stage in self.recallers.values() if isinstance(stage, TextRecall)]
+            names |= {*(newcomers.config.reads or ()), *(stage.name for stage in texts)}
+        return names
 
     def spaces(self, given: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Space]:
         """What to try of each stage, by its name; of fusions by their class's.
@@ -145,5 +169,6 @@ class Stages:
             varied(second, choice.reranker) if second is not None and reranker else None,
             fusions,
             signals=signals,
+            newcomers=copy.copy(engine.newcomers),
             **asdict(engine.settings),
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hybridrec.checks import InputTypeError, whole_number
 from hybridrec.data.dataset import Dataset
 from hybridrec.engine import HybridRecommender
-from hybridrec.recipe import default_recommender, entry_of, further_stages, settings_of
+from hybridrec.recipe import entry_of, further_stages, settings_of
 from hybridrec.tuning.clock import Limits
 from hybridrec.tuning.folder import TRIALS, opened
 from hybridrec.tuning.search import Search
@@ -45,15 +45,15 @@ def tune(
 
     Args:
         data: what the recommender will be fitted to.
-        engine: what to start from; every part begins with its settings. None starts from what
-            ``hybridrec fit`` makes without texts.
+        engine: what to start from; every part begins with its settings. None starts from
+            ``HybridRecommender()``.
         folder: where the search is kept, made if it is not there: every trial, and the best
             settings so far (``best.json``). Called again with the same arguments it goes on.
         minutes: for all trials together, those of interrupted runs included. A trial begins where
             it is likely to end in time; the first one of each part always does.
         trials: of each part at most; of the reranker a quarter as many.
-        offered: recallers and fusions to take in where they help; None offers those that suit the
-            data if no ``engine`` is given, and nothing otherwise.
+        offered: recallers and fusions to take in where they help; None offers
+            :class:`~hybridrec.ItemKNN` if no ``engine`` is given, and nothing otherwise.
         space: what to try, by the name of a recaller or reranker or the class of a fusion, and by
             setting: a :class:`~hybridrec.Range` or a list of values. Stages that it does not name
             keep what suits their kind; ``{}`` leaves one as it is.
@@ -77,19 +77,19 @@ def tune(
             "give the interactions a time column if there is one"
         )
     if engine is None:
-        engine = default_recommender(data)
-        offered = further_stages(data) if offered is None else offered
+        engine = HybridRecommender()
+        offered = further_stages(engine) if offered is None else offered
     if not isinstance(engine, HybridRecommender):
         raise InputTypeError(
             f"engine is {type(engine).__name__}; wanted a HybridRecommender to start from"
         )
-    stages = Stages(engine, offered or ())
+    stages = Stages(engine, data, offered or ())
     spaces = stages.spaces(space)
-    bench = Workbench(data, engine)
+    bench = Workbench(data, stages.engine)
     about = {
         "data": bench.mark,
         "shape": repr(data),
-        "recommender": settings_of(engine),
+        "recommender": settings_of(stages.engine),
         "offered": [entry_of(stage) for stage in offered or ()],
         "space": repr(spaces),
         "seed": whole_number("seed", seed),

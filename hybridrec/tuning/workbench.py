@@ -17,12 +17,14 @@ from hybridrec.training import train
 from hybridrec.tuning.folder import mark_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from hybridrec.candidates import Candidates
     from hybridrec.data.dataset import Dataset
     from hybridrec.data.learning import LearningRows
     from hybridrec.engine import HybridRecommender
+    from hybridrec.pipeline import Pipeline
     from hybridrec.protocols import Fusion
     from hybridrec.ragged import Items, Scores
 
@@ -45,6 +47,8 @@ _KEPT = 3
 
 class Workbench:
     """Measures stages of one data set. Nothing here is fitted to a validation event.
+
+    Newcomers stay out of it: no event tells whether they were well placed.
 
     A recaller alone is asked of all events that fit A has not seen, as a fit does to choose its
     half-life: one event a user is too few to tell recallers apart. The served order is measured
@@ -80,7 +84,7 @@ class Workbench:
     def alone(self, recaller: Any) -> tuple[float, dict[str, Any]]:
         """NDCG@10 of ``recaller`` (fitted in place), and beside it Recall at the depth of lists."""
         depth = self.settings.depth
-        train([recaller], [], None, [], self.data, self.settings, refit=False)
+        self._learnt([recaller], [], None, [])
         queries = self._alone.queries(self.data)
         ranked = recaller.recall(queries, depth)
         found = per_user(ranked.items, _targets(self._alone), depth).recall.mean()
@@ -102,10 +106,19 @@ class Workbench:
     def reranked(self, engine: HybridRecommender) -> Measured:
         """NDCG@10 of the order that ``engine`` would serve, its reranker and all."""
         stages = self._stages(engine)
-        pipeline, _ = train(
-            *stages, engine.reranker, engine.fusions, self.data, self.settings, refit=False
-        )
+        pipeline = self._learnt(*stages, engine.reranker, engine.fusions)
         return _ndcg(pipeline.rank(self._few.queries(self.data)), self._few)
+
+    def _learnt(
+        self,
+        recallers: Sequence[Any],
+        signals: Sequence[Any],
+        reranker: Any,
+        fusions: Sequence[Fusion],
+    ) -> Pipeline:
+        """What a fit would make of these stages before it sees everything."""
+        stages = (recallers, signals, reranker, fusions, None)
+        return train(*stages, self.data, self.settings, refit=False)[0]
 
     def _lists_of(self, engine: HybridRecommender) -> _Lists:
         stages = self._stages(engine)
@@ -113,7 +126,9 @@ class Workbench:
         if key not in self._lists:
             while len(self._lists) >= _KEPT:
                 del self._lists[next(iter(self._lists))]
-            pipeline, _ = train(*stages, None, [_Listener()], self.data, self.settings, refit=False)
+            pipeline, _ = train(
+                *stages, None, [_Listener()], None, self.data, self.settings, refit=False
+            )
             held = pipeline.blend.candidates(self._rows.queries(self.data), self.settings.depth)
             heard = pipeline.fusion
             learned = heard.heard if isinstance(heard, _Listener) else None
@@ -132,7 +147,7 @@ class Workbench:
         if key not in self._ready:
             twin = copy.copy(stage)
             if isinstance(twin, Recaller):
-                train([twin], [], None, [], self.data, self.settings, refit=False)
+                self._learnt([twin], [], None, [])
             else:
                 twin.fit(self._base)
             self._ready[key] = _taught(twin)

@@ -117,6 +117,7 @@ def test_json() -> None:
     assert report["data"]["queries"] == 2
     assert list(report["stages"][0]) == [
         "name",
+        "kind",
         "recall@4",
         "hr@2",
         "ndcg@2",

@@ -1,0 +1,250 @@
+"""Items that nobody has met: a list of their own, and the places it is given among the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridrec.candidates import Candidates
+from hybridrec.checks import InputError, NotFittedError, distinct_names, real_number, whole_number
+from hybridrec.fuse.linear import LinearFusion
+from hybridrec.recall.blend import Blend
+from hybridrec.recall.text import TextRecall
+from hybridrec.recall.text_bridge import TextBridge
+from hybridrec.state import config_from_json, config_to_json, read_state, write_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hybridrec.candidates import Queries
+    from hybridrec.protocols import FitData, Fusion, Recaller, Signal
+    from hybridrec.ragged import Items, Mask, Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewcomersConfig:
+    """Settings of :class:`Newcomers`."""
+
+    reads: Sequence[str] | None = None
+    first: int = 11
+    every: int = 3
+    depth: int = 50
+    lists: int = 4000
+    regularization: float = 3.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads", distinct_names("reads", self.reads))
+        for name in ("first", "depth", "lists"):
+            whole_number(name, getattr(self, name), least=1)
+        whole_number("every", self.every, least=2)
+        real_number("regularization", self.regularization, above=0.0)
+
+
+class Newcomers:
+    """Finds the items without events that suit a user, and gives them places of their own.
+
+    Interactions say nothing of such an item, so it cannot stand in one order with the others: it
+    would never rise, and nobody would ever meet it. What recallers would say of it is predicted
+    from its text (:class:`~hybridrec.recall.text_bridge.TextBridge`); a linear fusion of these
+    predictions with text recall, learned on items with events, orders newcomers among themselves.
+    In an answer they get the places ``first``, ``first + every``, ...; the places before are
+    never touched. Needs a :class:`~hybridrec.TextRecall` among the recallers or the signals.
+
+    Args:
+        reads: names of the recallers whose scores are predicted, each of which takes its time; None
+            for all but text recall.
+        first: the first place of an answer that a newcomer gets, from 1.
+        every: the distance from there to the next one's place, and so on.
+        depth: newcomers found for every request, or as many as it lacks of others.
+        lists: lists that the fusion of the predictions learns from at most.
+        regularization: of the prediction from texts, in items.
+    """
+
+    def __init__(
+        self,
+        *,
+        reads: Sequence[str] | None = None,
+        first: int = 11,
+        every: int = 3,
+        depth: int = 50,
+        lists: int = 4000,
+        regularization: float = 3.0,
+    ) -> None:
+        self.config = NewcomersConfig(
+            reads=reads,
+            first=first,
+            every=every,
+            depth=depth,
+            lists=lists,
+            regularization=regularization,
+        )
+        self.fusion: Fusion | None = None
+        self._events: NDArray[np.int64] | None = None
+        self._blend: Blend | None = None
+
+    @property
+    def events(self) -> NDArray[np.int64]:
+        """(I,) how often each item has been met.
+
+        Raises:
+            NotFittedError: before ``fit``.
+        """
+        if self._events is None:
+            raise NotFittedError("these newcomers are not fitted: call fit(data)")
+        return self._events
+
+    @property
+    def unmet(self) -> Mask:
+        """(I,) bool, the items without events."""
+        unmet: Mask = self.events == 0
+        return unmet
+
+    def fit(self, data: FitData) -> Self:
+        """Count the events of every item."""
+        self._events = np.bincount(data.histories.items, minlength=data.n_items)
+        return self
+
+    def use(self, recallers: Sequence[Recaller], signals: Sequence[Signal] = ()) -> Self:
+        """Read these stages, which are fitted, from now on: of the signals, text recall alone.
+
+        Raises:
+            InputError: there is no TextRecall among them, or no other recaller.
+        """
+        events = self.events
+        read = self.read(recallers, signals)
+        texts: list[Any] = [
+            stage for stage in (*recallers, *signals) if isinstance(stage, TextRecall)
+        ]
+        vectors = texts[0].item_vectors
+        if len(vectors) != len(events):
+            raise InputError(f"{texts[0].name!r} knows {len(vectors)} items; wanted {len(events)}")
+        regularization = self.config.regularization
+        bridges: list[Any] = [
+            TextBridge(recaller, vectors, events, regularization=regularization)
+            for recaller in read
+        ]
+        self._blend = Blend([*texts, *bridges])
+        return self
+
+    def read(self, recallers: Sequence[Recaller], signals: Sequence[Signal]) -> list[Recaller]:
+        """The recallers whose scores are predicted.
+
+        Raises:
+            InputError: one that is named is not there, none is, or no TextRecall is among all.
+        """
+        names, reads = [recaller.name for recaller in recallers], self.config.reads
+        missing = [name for name in reads or () if name not in names]
+        if missing:
+            raise InputError(
+                f"newcomers read {missing[0]!r}, which is not among the recallers {names}"
+            )
+        if not any(isinstance(stage, TextRecall) for stage in (*recallers, *signals)):
+            raise InputError(
+                f"newcomers are known by their texts, and no stage reads any; the recallers are "
+                f"{names}: add hybridrec.TextRecall(encoder) to them or to the signals, or leave "
+                "newcomers out"
+            )
+        others = [recaller for recaller in recallers if not isinstance(recaller, TextRecall)]
+        if not others:
+            raise InputError(
+                f"newcomers read at least one recaller of interactions; the recallers are {names}: "
+                "add one, such as hybridrec.ALS()"
+            )
+        return [recaller for recaller in others if reads is None or recaller.name in reads]
+
+    def candidates(self, queries: Queries, depth: int | None = None) -> Candidates:
+        """What texts and predictions bring, of any item: what the fusion learns from."""
+        if self._blend is None:
+            raise NotFittedError("these newcomers read no recallers: call use(recallers)")
+        return self._blend.candidates(queries, self.config.depth if depth is None else depth)
+
+    def learn(self, candidates: Candidates, targets: Items) -> Self:
+        """Fit the fusion to lists that hold their target."""
+        self.fusion = LinearFusion().fit(candidates, targets)
+        return self
+
+    def rank(self, queries: Queries, depth: int | None = None) -> Candidates:
+        """The newcomers that suit each query, best first; by default as many as it was told."""
+        unmet = self.unmet
+        allow = unmet if queries.allow is None else unmet & queries.allow
+        candidates = self.candidates(replace(queries, allow=allow), depth)
+        return candidates if self.fusion is None else self.fusion.rank(candidates)
+
+    def served(self, queries: Queries, ranked: Candidates, depth: int) -> tuple[Candidates, Mask]:
+        """``ranked`` with newcomers at their places, ``depth`` in all, and which those are."""
+        missing = depth - int(ranked.valid.sum(axis=1).min(initial=depth))
+        found = self.rank(queries, max(self.config.depth, missing))
+        return self.beside(ranked, found, depth)
+
+    def others(self, queries: Queries) -> Queries:
+        """``queries`` with the newcomers left out."""
+        met = ~self.unmet
+        return replace(queries, allow=met if queries.allow is None else met & queries.allow)
+
+    def beside(self, ranked: Candidates, found: Candidates, width: int) -> tuple[Candidates, Mask]:
+        """``ranked`` with ``found`` at their places, ``width`` in all, and which those are.
+
+        What is found beyond the places follows where ``ranked`` ends early.
+        """
+        first, every = self.config.first - 1, self.config.every
+        column = np.arange(ranked.depth)
+        before = np.where(column < first, 0, (column - first) // (every - 1) + 1)
+        places = np.concatenate([column + before, first + every * np.arange(found.depth)])
+        items = np.concatenate([ranked.items, found.items], axis=1)
+        scores = np.concatenate([ranked.scores, found.scores], axis=1)
+        new = np.arange(items.shape[1]) >= ranked.depth
+        order = np.argsort(np.where(items >= 0, places, np.iinfo(np.int64).max), axis=1)
+        order = order[:, :width]
+        items = np.take_along_axis(items, order, axis=1)
+        scores = _falling(items, np.take_along_axis(scores, order, axis=1), new[order])
+        return Candidates(items, scores), new[order] & (items >= 0)
+
+    def add_items(self, texts: Sequence[str] | None, n: int) -> None:
+        """``n`` newcomers behind the last code."""
+        self._events = np.concatenate([self.events, np.zeros(n, dtype=np.int64)])
+        self._blend = None
+
+    def unfitted(self) -> Newcomers:
+        """New ones of the same settings."""
+        return Newcomers(**config_to_json(self.config))
+
+    def save_files(self, folder: Path) -> None:
+        """Write settings, counts and the fusion."""
+        settings = {"config": config_to_json(self.config), "fused": self.fusion is not None}
+        write_state(folder, settings, {"events": self.events})
+        if self.fusion is not None:
+            self.fusion.save_files(folder / "fusion")
+
+    @classmethod
+    def load_files(cls, folder: Path) -> Self:
+        """Read what :meth:`save_files` wrote; the pipeline then gives it recallers to read."""
+        settings, arrays = read_state(folder)
+        config = config_from_json(NewcomersConfig, settings["config"])
+        loaded = cls(**config_to_json(config))
+        loaded._events = arrays["events"]
+        if settings["fused"]:
+            loaded.fusion = LinearFusion.load_files(folder / "fusion")
+        return loaded
+
+
+def _falling(items: Items, scores: Scores, new: Mask) -> Scores:
+    """``scores`` in which a new one follows what stands before it: its own are of another scale.
+
+    Strictly below, where equal scores would stand in another order (by item).
+    """
+    scores = scores.copy()
+    for column in range(1, scores.shape[1]):
+        above = scores[:, column - 1]
+        here = np.where(new[:, column], above, scores[:, column])
+        wrong = (here > above) | ((here == above) & (items[:, column] < items[:, column - 1]))
+        lower = np.nextafter(above, np.float32(-np.inf))
+        scores[:, column] = np.where(wrong & (items[:, column] >= 0), lower, here)
+    scores[items < 0] = -np.inf
+    return scores
+
+
+__all__ = ["Newcomers", "NewcomersConfig"]
