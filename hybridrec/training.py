@@ -59,6 +59,8 @@ def train(
     newcomers: Newcomers | None,
     data: Dataset,
     settings: Training,
+    *,
+    refit: bool = True,
 ) -> tuple[Pipeline, TrainingReport]:
     """Fit every stage to ``data`` (steps 1 to 7).
 
@@ -70,6 +72,7 @@ def train(
         newcomers: None leaves them out.
         data: what to learn from.
         settings: how much of it.
+        refit: False stops before step 7, with fit A, which validation events can be asked of.
 
     Raises:
         FitError: there is nothing that the reranker could learn from.
@@ -89,11 +92,11 @@ def train(
         fused |= fusing.after(reranker, fused["fusion"])
     if newcomers is not None:
         newcomers = _acquainted(newcomers, blend, plan, data, base, settings, report)
-    for scorer in track(scorers, "fit D", len(scorers)):
+    for scorer in track(scorers if refit else [], "fit D", len(scorers)):
         scorer.refit(data)
-    popularity = Popularity().fit(data)
+    popularity = Popularity().fit(data if refit else base)
     if newcomers is not None:
-        newcomers.fit(data)
+        newcomers.fit(data if refit else base)
     pipeline = Pipeline(
         blend=blend,
         popularity=popularity,

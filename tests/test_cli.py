@@ -163,7 +163,7 @@ def test_mistakes_end_with_one_line_that_helps(model, files, arguments, message,
 
 
 def test_help_is_there_for_every_command(capsys):
-    for command in ("demo", "fit", "recommend", "evaluate", "doctor"):
+    for command in ("demo", "fit", "tune", "recommend", "evaluate", "doctor"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

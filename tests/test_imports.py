@@ -34,15 +34,20 @@ ORDER = [
     "persistence",
     "stages",
     "engine",
+    "recipe",
+    "tuning",
     "serve",
     "client",
     "demo",
     "doctor",
+    "cli_data",
+    "cli_tune",
     "cli",
 ]
 DOORS = {
     "faiss": {"recall/faiss_kinds.py", "doctor.py"},
     "lightgbm": {"fuse/trees.py"},
+    "optuna": {"tuning/trials.py"},
     "implicit": {"recall/implicit_model.py"},
     "torch": {
         "rerank/",
@@ -122,7 +127,7 @@ def test_every_way_to_import_is_seen(source):
 def test_import_loads_nothing_heavy():
     code = (
         "import sys, hybridrec\n"
-        "heavy = {'torch', 'faiss', 'numba', 'scipy', 'pyarrow', 'transformers'}\n"
+        "heavy = {'torch', 'faiss', 'numba', 'scipy', 'pyarrow', 'transformers', 'optuna'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
