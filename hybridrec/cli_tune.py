@@ -103,7 +103,7 @@ def _tune(chosen: argparse.Namespace) -> None:
 
 def _start(chosen: argparse.Namespace, data: Dataset) -> HybridRecommender:
     """What the search starts from."""
-    from hybridrec.recipe import benchmarked_recommender, from_settings
+    from hybridrec.recipe import default_recommender, from_settings
 
     if chosen.settings:
         if chosen.encoder or chosen.reranker:
@@ -112,9 +112,7 @@ def _start(chosen: argparse.Namespace, data: Dataset) -> HybridRecommender:
     encoder = encoder_of(chosen, data)
     if chosen.reranker and encoder is None:
         raise InputError("--reranker needs item text: give --items and --item-text")
-    return benchmarked_recommender(
-        data, encoder=encoder, reranker=chosen.reranker, seed=chosen.seed
-    )
+    return default_recommender(data, encoder=encoder, reranker=chosen.reranker, seed=chosen.seed)
 
 
 def _own(chosen: argparse.Namespace) -> list[str]:

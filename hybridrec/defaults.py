@@ -1,4 +1,4 @@
-"""The first stage of a recommender that was not told one: what did best in docs/quality.md."""
+"""The first stage of a recommender that was told none: what did best in docs/quality.md."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ _SMALL = 5000
 """Items up to which two more tables, of shorter and longer memory, are cheap."""
 
 
-def default_stages(seed: int, data: Dataset | None = None) -> tuple[list[Recaller], list[Signal]]:
+def default_stages(
+    seed: int, data: Dataset | None = None, *, factors: int = 64
+) -> tuple[list[Recaller], list[Signal]]:
     """Recallers and signals that suit ``data``: those that read order only where there is one."""
     ordered = data is None or data.ordered
     items = 0 if data is None else np.count_nonzero(np.bincount(data.histories.items))
     ease = EASE(200.0, max_items=_TABLE)
-    recallers: list[Recaller] = [ease, ALS(factors=64, seed=seed), Popularity()]
+    recallers: list[Recaller] = [ease, ALS(factors, seed=seed), Popularity()]
     signals: list[Signal] = [AtHalfLife("ease", None), HistoryLength()]
     if not ordered:
         return recallers, signals

@@ -98,7 +98,7 @@ class HybridRecommender:
         newcomers: Newcomers | None = None,
         depth: int = 100,
         rerank_depth: int | None = None,
-        reranker_examples: int | None = None,
+        reranker_examples: int | None = 2000,
         fusion_examples: int | None = 16_000,
         reranked_examples: int | None = 1000,
         calibrated: bool = False,

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridrec.checks import HybridrecError, InputError, StorageError
+from hybridrec.defaults import default_stages
 from hybridrec.engine import HybridRecommender
-from hybridrec.fuse.linear import LinearFusion
+from hybridrec.newcomers import Newcomers
 from hybridrec.persistence import known_kinds
-from hybridrec.recall.als import ALS
 from hybridrec.recall.item_knn import ItemKNN
-from hybridrec.recall.popularity import Popularity
 from hybridrec.recall.text import TextRecall
-from hybridrec.recall.transitions import ItemTransitions
 from hybridrec.rerank.cross_encoder import CrossEncoder
 from hybridrec.state import config_to_json, python_number
 
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["default_recommender", "from_settings", "settings_of"]
 
 _FORMAT = 1
+_TELLING = ("item transitions", "als")
+"""Recallers of which either finds as many newcomers as all together (docs/quality.md)."""
 
 
 def default_recommender(
@@ -38,46 +38,32 @@ def default_recommender(
     depth: int = 100,
     seed: int = 0,
 ) -> HybridRecommender:
-    """What suits ``data``: transitions where events have an order, texts where there is an encoder.
+    """What ``HybridRecommender()`` takes for ``data``, and what reads texts where it is wanted.
 
     Args:
         data: what it will be fitted to.
-        encoder: of text recall and the reranker; None leaves both out.
+        encoder: of text recall, by which newcomers get their places, and of the reranker; None
+            leaves all three out.
         reranker: whether there is one.
         factors: of ALS.
         depth: candidates a request.
         seed: of every random choice.
     """
-    recallers: list[Any] = [Popularity(), ALS(factors=factors, seed=seed)]
-    if data.ordered:
-        recallers.append(ItemTransitions())
+    recallers, signals = default_stages(seed, data, factors=factors)
+    newcomers = None
     if encoder:
+        known = {recaller.name for recaller in recallers}
+        newcomers = Newcomers(reads=[name for name in _TELLING if name in known])
         recallers.append(TextRecall(encoder))
     return HybridRecommender(
         recallers,
         CrossEncoder(encoder, seed=seed) if encoder and reranker else None,
-        LinearFusion(),
+        "auto",
+        signals=signals,
+        newcomers=newcomers,
         depth=depth,
         seed=seed,
     )
-
-
-def benchmarked_recommender(
-    data: Dataset, *, encoder: str | None = None, reranker: bool = False, seed: int = 0
-) -> HybridRecommender:
-    """What ``HybridRecommender()`` takes for ``data``, with text recall where there is an encoder.
-
-    Args:
-        data: what it will be fitted to.
-        encoder: of text recall and the reranker; None leaves both out.
-        reranker: whether there is one.
-        seed: of every random choice.
-    """
-    recallers, signals = HybridRecommender(seed=seed).stages_for(data)
-    if encoder:
-        recallers.append(TextRecall(encoder))
-    second = CrossEncoder(encoder, seed=seed) if encoder and reranker else None
-    return HybridRecommender(recallers, second, "auto", signals=signals, seed=seed)
 
 
 def further_stages(engine: HybridRecommender) -> list[Any]:

@@ -1,11 +1,12 @@
 """An unfitted recommender as settings and back."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import hybridrec as hr
-from hybridrec.recipe import benchmarked_recommender, default_recommender, further_stages
+from hybridrec.recipe import default_recommender, further_stages
 
 
 def everything():
@@ -65,25 +66,25 @@ def test_what_was_learned_is_not_told(dataset):
     assert hr.settings_of(engine.fit(dataset)) == told
 
 
-def test_the_default_suits_the_data(dataset):
-    names = [stage.name for stage in default_recommender(dataset).recallers]
-    assert names == ["popularity", "als", "item transitions"]
-    engine = default_recommender(dataset, encoder="e", reranker=True, factors=8, depth=9, seed=2)
-    assert [stage.name for stage in engine.recallers] == [*names, "text"]
-    assert engine.reranker.config.model == "e"
-    assert (engine.recallers[1].config.factors, engine.settings.depth) == (8, 9)
-    assert {engine.recallers[1].config.seed, engine.reranker.config.seed} == {2}
-
-
-def test_what_did_best_is_what_a_recommender_takes_that_is_told_nothing(dataset, monkeypatch):
+def test_the_default_is_what_a_recommender_takes_that_is_told_nothing(dataset, monkeypatch):
     monkeypatch.setattr("hybridrec.fusing.find_spec", lambda name: None)  # no trees: quick
-    engine = benchmarked_recommender(dataset, seed=4)
+    engine = default_recommender(dataset, seed=4)
     fitted = hr.HybridRecommender(seed=4).fit(dataset)
     assert hr.settings_of(engine) == hr.settings_of(fitted)
-    with_texts = benchmarked_recommender(dataset, encoder="e", reranker=True)
-    assert with_texts.recallers[-1].config.encoder == with_texts.reranker.config.model == "e"
     assert [type(stage) for stage in further_stages(engine)] == [hr.ItemKNN]
     assert further_stages(hr.HybridRecommender([hr.ItemKNN()])) == []
+
+
+def test_the_default_reads_texts_where_there_is_an_encoder(dataset):
+    engine = default_recommender(dataset, encoder="e", reranker=True, factors=8, depth=9, seed=2)
+    als = next(stage for stage in engine.recallers if stage.name == "als")
+    assert (als.config.factors, als.config.seed, engine.settings.depth) == (8, 2, 9)
+    assert engine.recallers[-1].config.encoder == engine.reranker.config.model == "e"
+    assert engine.newcomers.config.reads == ("item transitions", "als")
+    assert engine.reranker.config.seed == 2
+    plain = default_recommender(replace(dataset, ordered=False), encoder="e")
+    assert plain.newcomers.config.reads == ("als",)
+    assert plain.reranker is None
 
 
 def refused(told, message, **changes):

@@ -93,7 +93,7 @@ def test_without_settings_it_starts_from_what_did_best(files, tmp_path, monkeypa
         files / "log.csv", user="user_id", item="item_id", time="timestamp",
         items=files / "items.csv", item_text="{title}",
     )  # fmt: skip
-    made = recipe.benchmarked_recommender(data, encoder="e", reranker=True, seed=5)
+    made = recipe.default_recommender(data, encoder="e", reranker=True, seed=5)
     assert hr.settings_of(given["engine"]) == hr.settings_of(made)
     assert main(command) == 2
     assert given["engine"].reranker is None
