@@ -145,7 +145,7 @@ SCENES: dict[str, Scene] = {
         signals=_film_signals,
         sequence=lambda seed: KeptSequence(seed=seed),
         reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
-        examples=(3000, 1500),
+        examples=(1500, 1000),
     ),
     "ml-1m": Scene(
         load=ml_1m,
@@ -153,7 +153,7 @@ SCENES: dict[str, Scene] = {
         signals=_film_signals,
         sequence=lambda seed: KeptSequence(seed=seed),
         reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
-        examples=(4000, 3000),
+        examples=(1500, 1500),
     ),
     "amazon-games": Scene(
         load=amazon_games,
@@ -175,7 +175,7 @@ SCENES: dict[str, Scene] = {
         ],
         sequence=lambda seed: KeptSequence(encoder=ENCODER, seed=seed),
         reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
-        examples=(4000, 3000),
+        examples=(1500, 1500),
     ),
 }
 ENCODER_COLUMN = hr.TextRecall(ENCODER).name
