@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scenes import SCENES, Scene
 
 import hybridrec as hr
-from hybridrec.evaluation.metrics import per_user
+from hybridrec.evaluation.metrics import TargetRanks, per_user
 
 K = 10
 LLM_USERS = {"amazon-games": 5000}
@@ -148,6 +148,10 @@ def _candidates(engine: hr.HybridRecommender, split: hr.split.Split) -> Found:
     """How many candidates in the fused order hold as many targets as 150 of the best recaller."""
     report = hr.evaluate(engine, split, K, depth=150)
     curves = {stage.name: stage.recall_by_depth for stage in report.stages}
+    candidates = engine.pipeline.blend.candidates(split.queries, engine.pipeline.depth)
+    for kind, fusion in engine.pipeline.tried.items():
+        ranks = TargetRanks.of(fusion.rank(candidates).items, split.targets)
+        curves[kind] = tuple(ranks.recall_by_depth(150).tolist())
     single = max(
         (stage for stage in report.stages if stage.kind == "single"), key=lambda s: s.recall
     )
