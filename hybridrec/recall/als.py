@@ -58,7 +58,8 @@ class ALS:
     Args:
         factors: F, the length of a vector.
         alpha: what one unit of weight counts.
-        unobserved_weight: a, what every pair counts, observed or not.
+        unobserved_weight: a, what every pair counts, observed or not; None takes 5 times the share
+            of pairs that is observed, 0.3 at most.
         regularization: λ.
         regularization_power: p; 0 regularises all rows alike, 1 by their number of events.
         epochs: sweeps over both sides. O(nnz·F + (U + I)·F²) each with ``"cg"``.
@@ -89,7 +90,7 @@ class ALS:
         factors: int = 64,
         *,
         alpha: float = 1.0,
-        unobserved_weight: float = 0.3,
+        unobserved_weight: float | None = None,
         regularization: float = 0.01,
         regularization_power: float = 1.0,
         epochs: int = 15,
@@ -175,6 +176,7 @@ class ALS:
 
     def _configure(self, config: ALSConfig, threads: int | None, device: str) -> None:
         self.config = config
+        self._settled = config  # with what was left to the data, once there are some
         self._device = one_of("device", device, ("cpu", "cuda", "auto"))
         chosen = config.half_life
         self.half_life: float | None = None if isinstance(chosen, str) else chosen
@@ -212,6 +214,7 @@ class ALS:
             InputError: there is not one event.
             FitError: a row cannot be solved; names it.
         """
+        self._settled = self.config.settled(data.histories, data.n_items)
         rng = np.random.default_rng(self.config.seed)
         shape = (data.n_items, self.config.factors)
         start = rng.standard_normal(shape, dtype=np.float32) * (0.1 / np.sqrt(shape[1]))
@@ -272,7 +275,7 @@ class ALS:
         """The loss of these item factors on ``data``, its users solved exactly."""
         items = self.item_factors
         users = self._fold_in("user", data.histories)
-        return loss(data.histories, users, items, self.config)
+        return loss(data.histories, users, items, self._settled)
 
     def save_files(self, folder: Path) -> None:
         """Write the settings, the item factors and, where it is FAISS', the index."""
@@ -284,6 +287,7 @@ class ALS:
         settings = {
             "config": config_to_json(self.config),
             "half_life": self.half_life,
+            "unobserved_weight": self._settled.everywhere,
             "fitted_items": self._fitted_items,
         }
         write_state(folder, settings, arrays)
@@ -293,8 +297,11 @@ class ALS:
         """Read what :meth:`save_files` wrote."""
         settings, arrays = read_state(folder)
         model = cls()
-        model._configure(config_from_json(ALSConfig, settings["config"]), None, "cpu")
-        config = model.config
+        config = config_from_json(ALSConfig, settings["config"])
+        model._configure(config, None, "cpu")
+        # Models saved before it could be left to the data say it in their settings alone.
+        everywhere = settings.get("unobserved_weight", config.everywhere)
+        model._settled = replace(config, unobserved_weight=everywhere)
         items = float_matrix("item_factors", arrays["item_factors"], columns=config.factors)
         index = None
         if "faiss" in arrays:
@@ -317,7 +324,7 @@ class ALS:
         """Hold fitted factors; a new index is tuned to the users of ``histories``, if given."""
         self._fitted_items = fitted_items
         self._fixed = FixedSide(
-            items.copy(), self.config, threads=self._threads, catalogue=fitted_items
+            items.copy(), self._settled, threads=self._threads, catalogue=fitted_items
         )
         if index is None:
             users = None
@@ -347,8 +354,10 @@ class ALS:
             on_device = require_extra("hybridrec.recall.als_torch", "llm")
             device = on_device.resolved(self._device)
             if device != "cpu":
-                return np.asarray(on_device.factorise(histories, items, self.config, device=device))
-        return factorise(histories, items, self.config, threads=self._threads)
+                return np.asarray(
+                    on_device.factorise(histories, items, self._settled, device=device)
+                )
+        return factorise(histories, items, self._settled, threads=self._threads)
 
     def _fold_in(self, side: str, histories: Ragged) -> Scores:
         """(rows, F): the exact factor of each history against the fitted items."""

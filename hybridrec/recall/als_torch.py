@@ -168,7 +168,7 @@ def _half_sweep(
         (F, F) float32: the axes that both were turned to, where what rows share is diagonal.
     """
     spectrum, axes = _principal(other, config)
-    shared = (config.unobserved_weight * spectrum).float()
+    shared = (config.everywhere * spectrum).float()
     _turn(other, axes)
     x.masked_fill_((side.indptr.diff() == 0)[:, None], 0.0)
     solve = partial(_exact, config=config)

@@ -56,7 +56,6 @@ SPACES: dict[str, Space] = {
     "ALS": {
         "factors": (32, 64, 128),
         "regularization": Range(low=1e-3, high=0.1, log=True),
-        "unobserved_weight": Range(low=0.03, high=1.0, log=True),
     },
     "EASE": {"regularization": Range(low=10.0, high=3000.0, log=True)},
     "ItemKNN": {

@@ -411,3 +411,25 @@ def test_a_faiss_index_is_tuned_to_the_users(data, monkeypatch):
     monkeypatch.setattr(als_module, "make_index", spy)
     model = ALS(4, index="HNSW32", half_life=None).fit(data)
     np.testing.assert_array_equal(tuned[0], model.user_vectors(queries_of(data)))
+
+
+def test_what_a_pair_counts_is_left_to_how_many_are_observed(tmp_path):
+    dense, sparse = blocks(7, 9, 3, 3, 0, False), blocks(300, 400, 2, 2, 0, False)
+    for data, weight in ((dense, 0.3), (sparse, None)):
+        if weight is None:
+            users = np.count_nonzero(data.histories.lengths)
+            items = len(np.unique(data.histories.items))
+            weight = 5 * len(data.histories.items) / (users * items)
+            assert weight < 0.3
+        left = ALS(4, seed=1).fit(data)
+        told = ALS(4, seed=1, unobserved_weight=weight).fit(data)
+        np.testing.assert_array_equal(left.item_factors, told.item_factors)
+        queries = Queries(data.histories, data.n_items)
+        np.testing.assert_array_equal(left.user_vectors(queries), told.user_vectors(queries))
+        assert left.objective(data) == told.objective(data)
+        left.save_files(tmp_path / str(weight))
+        again = ALS.load_files(tmp_path / str(weight))
+        assert again.config.unobserved_weight is None
+        np.testing.assert_array_equal(again.user_vectors(queries), told.user_vectors(queries))
+        more = blocks(7, data.n_items, 3, 3, 1, False)
+        np.testing.assert_array_equal(again.refit(more).item_factors, told.refit(more).item_factors)

@@ -133,7 +133,7 @@ def test_epochs_lower_the_loss():
     for epochs in (1, 3, 9):
         config = ALSConfig(factors=F, epochs=epochs)
         items = als_torch.factorise(rows, start(), config, device="cpu")
-        gram = config.unobserved_weight * items.T.astype(float) @ items
+        gram = config.everywhere * items.T.astype(float) @ items
         ridge = config.ridge(rows.lengths, I)
         users = reference.half_sweep(rows, items, gram, ridge, config.alpha, config.target)
         losses.append(loss(rows, users, items, config))

@@ -81,7 +81,7 @@ def test_every_part_begins_with_what_was_given(searched):
     names = ["recaller als", "recaller item transitions", "recaller ease", "recallers"]
     assert [part.name for part in found.parts] == [*names, "fusion LinearFusion"]
     firsts = {name.rpartition(" ")[0]: each[0] for name, each in trials_in(folder).items()}
-    als = {"factors": 8, "regularization": 0.01, "unobserved_weight": 0.3}
+    als = {"factors": 8, "regularization": 0.01}
     assert firsts["recaller als"][0] == als
     assert firsts["recallers"][0] == {
         "popularity": "given",
