@@ -11,15 +11,12 @@ import numpy as np
 from hybridrec import storage
 from hybridrec.data import split as splits
 from hybridrec.data.public import movielens_100k
+from hybridrec.defaults import default_stages
 from hybridrec.engine import HybridRecommender
 from hybridrec.evaluation.page import report_page
 from hybridrec.evaluation.protocol import evaluate
-from hybridrec.fuse.linear import LinearFusion
-from hybridrec.recall.als import ALS
 from hybridrec.recall.faiss_index import FaissIndex
-from hybridrec.recall.popularity import Popularity
 from hybridrec.recall.text import TextRecall
-from hybridrec.recall.transitions import ItemTransitions
 from hybridrec.rerank.cross_encoder import CrossEncoder
 
 if TYPE_CHECKING:
@@ -35,16 +32,13 @@ SHOWN_ITEMS = 10
 
 
 def recommender(encoder: str = ENCODER, *, seed: int = 0) -> HybridRecommender:
-    """The recommender of the demo: four recallers, a small cross-encoder, linear fusion."""
+    """What ``HybridRecommender()`` takes, with text recall by FAISS and a small cross-encoder."""
+    recallers, signals = default_stages(seed)
     return HybridRecommender(
-        recallers=[
-            Popularity(),
-            ALS(factors=64, seed=seed),
-            ItemTransitions(),
-            TextRecall(encoder, index="HNSW32"),
-        ],
-        reranker=CrossEncoder(encoder, history=5, seed=seed),
-        fusion=LinearFusion(),
+        [*recallers, TextRecall(encoder, index="HNSW32")],
+        CrossEncoder(encoder, history=5, seed=seed),
+        "auto",
+        signals=signals,
         depth=100,
         rerank_depth=50,
         reranker_examples=1500,

@@ -91,8 +91,10 @@ def test_the_command_lines(place, tiny_encoder, monkeypatch, capsys):
     for line in lines:
         words = shlex.split(line)
         assert words[0] == "hybridrec"
-        if words[1] == "fit":  # the default encoder takes a minute: the same code, a small one
+        if words[1] in ("fit", "tune"):  # the default encoder takes a minute: a small one
             words += ["--encoder", tiny_encoder, "-q"]
+        if words[1] == "tune":
+            words += ["--trials", "2"]
         assert main(words[1:]) == 0, line
     assert "compiled core" in capsys.readouterr().out
 
