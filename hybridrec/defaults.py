@@ -32,7 +32,7 @@ def default_stages(
     items = 0 if data is None else np.count_nonzero(np.bincount(data.histories.items))
     ease = EASE(200.0, max_items=_TABLE)
     recallers: list[Recaller] = [ease, ALS(factors, seed=seed), Popularity()]
-    signals: list[Signal] = [AtHalfLife("ease", None), HistoryLength()]
+    signals: list[Signal] = [HistoryLength()]
     if not ordered:
         return recallers, signals
     recallers = [
@@ -43,7 +43,7 @@ def default_stages(
     signals += [
         AtHalfLife("linear transitions", 1.5),
         *(AtHalfLife("item transitions", memory) for memory in (1.0, 5.0, 15.0)),
-        *(AtHalfLife("ease", memory) for memory in (2.0, 20.0)),
+        *(AtHalfLife("ease", memory) for memory in (2.0, 20.0, None)),
         AtHalfLife("als", None),
         HistoryStage(),
     ]

@@ -69,8 +69,9 @@ class HybridRecommender:
             leaves the blend's order, or the reranker's.
         signals: scorers that bring no candidates and give those there are one more column each:
             what only fusion reads. A recaller may be one, too.
-        newcomers: gives items without events places of their own in every answer, and finds those
-            that suit by their texts; None leaves such items to whichever recaller brings them.
+        newcomers: gives items without events places of their own, by default from the eleventh on,
+            and finds those that suit by their texts; None leaves such items to whichever recaller
+            brings them.
         depth: candidates that recall brings for every request.
         rerank_depth: how many of them the reranker reads, from the top of what the fusion without
             it makes of them; None reads all.
@@ -173,6 +174,8 @@ class HybridRecommender:
         if self._beside_default is not None:
             recallers, more = default_stages(self.settings.seed, data)
             signals = [*more, *self._beside_default]
+            checked_stages(recallers, signals, self.reranker, self.fusions)
+            checked_newcomers(self.newcomers, recallers, signals)
         return [copy.copy(stage) for stage in recallers], [copy.copy(stage) for stage in signals]
 
     def _hold(self, model: Model) -> None:
@@ -341,7 +344,8 @@ class HybridRecommender:
     def add_items(self, items: Any) -> int:
         """Add new, cold items from a frame (or path) like the one the data set was built with.
 
-        They can be recommended at once, by their text; the next ``fit`` lets them learn more.
+        They can be recommended at once, by their text: where newcomers have places of their own,
+        there. The next ``fit`` learns more of them.
 
         Returns:
             How many were added.
@@ -454,7 +458,7 @@ def _answer(
     """The best ``k`` of ``depth`` candidates for each query, in the ids of the model."""
     parts, read = [], []
     for _, part in queries.batches(_BATCH):
-        ranked, reranked = model.pipeline.rank_within(part, depth, deadline)
+        ranked, reranked = model.pipeline.rank_within(part, depth, deadline, k)
         parts.append(ranked.head(k))
         read.append(reranked[:, :k][parts[-1].valid])
     valid = [part.valid for part in parts]

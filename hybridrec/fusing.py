@@ -75,10 +75,11 @@ class Fusing:
     def before(self, *, reranker: bool) -> dict[str, Any]:
         """The fusion that reads no reranker, by the names of the pipeline's fields.
 
-        It learns from the lists of all users; where a ``reranker`` follows, from those of R alone:
-        the lists of F, which neither has learned from, teach how the two go together.
+        It learns from the lists of all users; where a ``reranker`` follows, from those that it
+        learns from: the lists of F, which neither has seen, teach how the two go together, and
+        those in ``stopping`` tell when to stop.
         """
-        rows = self.plan.taught if reranker else self.plan.learning
+        rows = self.plan.reranker if reranker else self.plan.learning
         return self._learned("fusion", rows, self.settings.fusion_examples, self.recalled, None)
 
     def after(self, reranker: Reranker, before: Fusion | None) -> dict[str, Any]:

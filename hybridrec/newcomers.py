@@ -52,14 +52,15 @@ class Newcomers:
     from its text (:class:`~hybridrec.recall.text_bridge.TextBridge`); a linear fusion of these
     predictions with text recall, learned on items with events, orders newcomers among themselves.
     In an answer they get the places ``first``, ``first + every``, ...; the places before are
-    never touched. Needs a :class:`~hybridrec.TextRecall` among the recallers or the signals.
+    never touched, and an answer that ends before ``first`` holds none. Needs a
+    :class:`~hybridrec.TextRecall` among the recallers or the signals.
 
     Args:
         reads: names of the recallers whose scores are predicted, each of which takes its time; None
             for all but text recall.
         first: the first place of an answer that a newcomer gets, from 1.
         every: the distance from there to the next one's place, and so on.
-        depth: newcomers found for every request, or as many as it lacks of others.
+        depth: newcomers that the fusion learns on, and that are found for a request at least.
         lists: lists that the fusion of the predictions learns from at most.
         regularization: of the prediction from texts, in items.
     """
@@ -84,6 +85,8 @@ class Newcomers:
         )
         self.fusion: Fusion | None = None
         self._events: NDArray[np.int64] | None = None
+        self._known: Mask | None = None
+        self._told: Mask | None = None
         self._blend: Blend | None = None
 
     @property
@@ -99,13 +102,21 @@ class Newcomers:
 
     @property
     def unmet(self) -> Mask:
-        """(I,) bool, the items without events."""
-        unmet: Mask = self.events == 0
-        return unmet
+        """(I,) bool, the items that nobody has met: those that were disliked are no newcomers."""
+        return np.zeros(len(self.events), dtype=np.bool_) if self._known is None else ~self._known
+
+    @property
+    def _findable(self) -> Mask:
+        """(I,) bool, the unmet items that have a text to be found by."""
+        return self.unmet if self._told is None else self.unmet & self._told
 
     def fit(self, data: FitData) -> Self:
-        """Count the events of every item."""
+        """Count the events of every item, and see which were met without making history."""
         self._events = np.bincount(data.histories.items, minlength=data.n_items)
+        self._known = self._events > 0
+        excluded = getattr(data, "excluded", None)
+        if excluded is not None:
+            self._known[excluded.items] = True
         return self
 
     def use(self, recallers: Sequence[Recaller], signals: Sequence[Signal] = ()) -> Self:
@@ -122,6 +133,7 @@ class Newcomers:
         vectors = texts[0].item_vectors
         if len(vectors) != len(events):
             raise InputError(f"{texts[0].name!r} knows {len(vectors)} items; wanted {len(events)}")
+        self._told = (vectors != 0).any(axis=1)
         regularization = self.config.regularization
         bridges: list[Any] = [
             TextBridge(recaller, vectors, events, regularization=regularization)
@@ -149,12 +161,14 @@ class Newcomers:
                 "newcomers out"
             )
         others = [recaller for recaller in recallers if not isinstance(recaller, TextRecall)]
+        others = [recaller for recaller in others if reads is None or recaller.name in reads]
         if not others:
             raise InputError(
-                f"newcomers read at least one recaller of interactions; the recallers are {names}: "
-                "add one, such as hybridrec.ALS()"
+                f"newcomers read at least one recaller of interactions; the recallers are {names}, "
+                f"of which they read {'all' if reads is None else list(reads)}: add one, such as "
+                "hybridrec.ALS()"
             )
-        return [recaller for recaller in others if reads is None or recaller.name in reads]
+        return others
 
     def candidates(self, queries: Queries, depth: int | None = None) -> Candidates:
         """What texts and predictions bring, of any item: what the fusion learns from."""
@@ -168,22 +182,27 @@ class Newcomers:
         return self
 
     def rank(self, queries: Queries, depth: int | None = None) -> Candidates:
-        """The newcomers that suit each query, best first; by default as many as it was told."""
-        unmet = self.unmet
-        allow = unmet if queries.allow is None else unmet & queries.allow
+        """The newcomers that suit each query, best first."""
+        allow = self._findable if queries.allow is None else self._findable & queries.allow
         candidates = self.candidates(replace(queries, allow=allow), depth)
         return candidates if self.fusion is None else self.fusion.rank(candidates)
 
-    def served(self, queries: Queries, ranked: Candidates, depth: int) -> tuple[Candidates, Mask]:
-        """``ranked`` with newcomers at their places, ``depth`` in all, and which those are."""
-        missing = depth - int(ranked.valid.sum(axis=1).min(initial=depth))
-        found = self.rank(queries, max(self.config.depth, missing))
-        return self.beside(ranked, found, depth)
+    def wanted(self, queries: Queries, ranked: Candidates, depth: int, k: int) -> Candidates | None:
+        """The newcomers for the first ``k`` places of ``ranked``; None where they have none.
+
+        How many are looked for depends on no other query: who else asks changes no answer.
+        """
+        full = self.config.first > k and bool((ranked.valid.sum(axis=1) >= k).all())
+        return None if full or not self._findable.any() else self.rank(queries, self.most(depth))
+
+    def most(self, depth: int) -> int:
+        """How many are looked for where an answer is ``depth`` deep."""
+        return max(self.config.depth, depth)
 
     def others(self, queries: Queries) -> Queries:
         """``queries`` with the newcomers left out."""
-        met = ~self.unmet
-        return replace(queries, allow=met if queries.allow is None else met & queries.allow)
+        others = ~self._findable
+        return replace(queries, allow=others if queries.allow is None else others & queries.allow)
 
     def beside(self, ranked: Candidates, found: Candidates, width: int) -> tuple[Candidates, Mask]:
         """``ranked`` with ``found`` at their places, ``width`` in all, and which those are.
@@ -205,7 +224,9 @@ class Newcomers:
 
     def add_items(self, texts: Sequence[str] | None, n: int) -> None:
         """``n`` newcomers behind the last code."""
+        known = ~self.unmet
         self._events = np.concatenate([self.events, np.zeros(n, dtype=np.int64)])
+        self._known = np.concatenate([known, np.zeros(n, dtype=np.bool_)])
         self._blend = None
 
     def unfitted(self) -> Newcomers:
@@ -215,7 +236,7 @@ class Newcomers:
     def save_files(self, folder: Path) -> None:
         """Write settings, counts and the fusion."""
         settings = {"config": config_to_json(self.config), "fused": self.fusion is not None}
-        write_state(folder, settings, {"events": self.events})
+        write_state(folder, settings, {"events": self.events, "known": ~self.unmet})
         if self.fusion is not None:
             self.fusion.save_files(folder / "fusion")
 
@@ -225,7 +246,7 @@ class Newcomers:
         settings, arrays = read_state(folder)
         config = config_from_json(NewcomersConfig, settings["config"])
         loaded = cls(**config_to_json(config))
-        loaded._events = arrays["events"]
+        loaded._events, loaded._known = arrays["events"], arrays["known"]
         if settings["fused"]:
             loaded.fusion = LinearFusion.load_files(folder / "fusion")
         return loaded
@@ -237,6 +258,11 @@ def _falling(items: Items, scores: Scores, new: Mask) -> Scores:
     Strictly below, where equal scores would stand in another order (by item).
     """
     scores = scores.copy()
+    if scores.shape[1]:
+        # Whoever stands on top without a score of this scale stands above all of them.
+        highest = np.where(new, -np.inf, scores).max(axis=1)
+        top = np.nextafter(highest.astype(np.float32), np.float32(np.inf))
+        scores[:, 0] = np.where(new[:, 0] & np.isfinite(highest), top, scores[:, 0])
     for column in range(1, scores.shape[1]):
         above = scores[:, column - 1]
         here = np.where(new[:, column], above, scores[:, column])

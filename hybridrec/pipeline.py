@@ -131,21 +131,26 @@ class Pipeline:
         return self.rank_within(queries, depth, None)[0]
 
     def rank_within(
-        self, queries: Queries, depth: int | None, deadline: Deadline | None
+        self,
+        queries: Queries,
+        depth: int | None,
+        deadline: Deadline | None,
+        k: int | None = None,
     ) -> tuple[Candidates, Mask]:
         """The best order there was time for, and (B, depth) which of it were reranked.
 
         These stand first, newcomers aside. Only reranking is cut short; without a deadline it never
-        is.
+        is. Where no more than the first ``k`` places are wanted, what is behind may lack newcomers.
         """
         depth = self.depth if depth is None else depth
+        k = depth if k is None else k
         told = np.flatnonzero(queries.histories.lengths > 0)
         if len(told) == len(queries):
-            return self._rank(queries, depth, deadline)
+            return self._rank(queries, depth, deadline, k)
         reranked = np.zeros((len(queries), depth), dtype=np.bool_)
         ranked_told = None
         if len(told):
-            ranked_told, found = self._rank(queries.select(told), depth, deadline)
+            ranked_told, found = self._rank(queries.select(told), depth, deadline, k)
             reranked[told, : found.shape[1]] = found
         return self._beside_popular(queries, told, ranked_told, depth), reranked
 
@@ -171,19 +176,22 @@ class Pipeline:
         return Candidates(items, scores, {PROBABILITY: share})
 
     def _rank(
-        self, queries: Queries, depth: int, deadline: Deadline | None
+        self, queries: Queries, depth: int, deadline: Deadline | None, k: int
     ) -> tuple[Candidates, Mask]:
         """The order, and (B, depth) which of it were reranked."""
         ordered = self.fused(self._recalled(queries, depth))
+        found = None
+        if self.newcomers is not None:  # before the reranker takes what time there is
+            found = self.newcomers.wanted(queries, ordered, depth, k)
         reached = 0
         if self.reranker is not None:
             head = self.reranked_head(queries, ordered, deadline)
             reached = head.depth
         ranked = self.fused_with_reranker(head, ordered) if reached else self._calibrated(ordered)
         reranked = (np.arange(ranked.depth) < reached) & ranked.valid
-        if self.newcomers is None:
+        if self.newcomers is None or found is None:
             return ranked, reranked
-        served, new = self.newcomers.served(queries, ranked, depth)
+        served, new = self.newcomers.beside(ranked, found, depth)
         return served, (np.cumsum(~new, axis=1) <= reached) & ~new & served.valid
 
     def _recalled(self, queries: Queries, depth: int) -> Candidates:
@@ -302,6 +310,7 @@ class Pipeline:
         alone = self.reranked_alone(head).followed_by(ordered.tail(head.depth))
         yield stage("llm alone", alone, reranked, "llm")
         if self.fusion is None:
+            yield from self._newcomers_beside(stage, queries, alone, reranked)
             return
         yield stage("fused, no LLM", ordered, fusing, "fused")
         fused, seconds = _timed(partial(self.fused_with_reranker, head, ordered))
@@ -317,7 +326,8 @@ class Pipeline:
     ) -> Iterator[StageList]:
         """What is served where newcomers have places of their own; nothing is cut off for them."""
         if self.newcomers is not None:
-            found, more = _timed(partial(self.newcomers.rank, queries))
+            most = self.newcomers.most(self.depth)
+            found, more = _timed(partial(self.newcomers.rank, queries, most))
             served, _ = self.newcomers.beside(ranked, found, ranked.depth + found.depth)
             yield stage("with newcomers", served, seconds + more, "fused")
 

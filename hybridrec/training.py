@@ -4,7 +4,8 @@
 2.  Fit A: every recaller on the base events only.
 3.  Each learning event is asked of fit A with the history before it.
 4.  The users in R teach a fusion of the signals that recall gives (:mod:`hybridrec.fusing`); the
-    reranker learns from the tops of their lists in that order, early-stopped on a tenth of R.
+    reranker learns from the tops of their lists in that order, which has seen their targets and is
+    kinder to them than it will be; a tenth of R, which the fusion has not seen, says when to stop.
 5.  The users in F, whose lists neither has learned from, teach a second fusion, which reads the
     reranker and what the first made of a list. Without a reranker all users teach the first.
 6.  Half-lives and blend weights are chosen on the events that fit A has not seen; validation
@@ -83,7 +84,9 @@ def train(
     scorers = [*recallers, *signals]
     for scorer in track(scorers, "fit A", len(scorers)):
         scorer.fit(base)
-    blend = _choose(recallers, signals, plan, data, settings, report)
+    # Where a fusion orders the candidates, how the blend orders them decides nothing.
+    head = settings.depth if fusions else settings.rerank_depth
+    blend = _choose(recallers, signals, plan, data, settings, head, report)
     fusing = Fusing(fusions, blend, plan, data, settings, report)
     fused = fusing.before(reranker=reranker is not None)
     if reranker is not None:
@@ -133,7 +136,7 @@ def _finetuned(
         raise FitError(
             f"recall found none of the {len(plan.reranker)} learning events of "
             f"{report.users} users, so the reranker has nothing to learn from: give it more "
-            "events a user (5 at least), a greater depth, or leave the reranker out"
+            "events a user (5 at least), a greater depth or rerank_depth, or leave it out"
         )
     held = learning_lists(
         "stopping", plan.stopping, _STOPPING_LISTS, order, data, report, generator
@@ -177,6 +180,7 @@ def _choose(
     plan: LearningPlan,
     data: Dataset,
     settings: Training,
+    head: int,
     report: TrainingReport,
 ) -> Blend:
     """Step 6: half-lives by NDCG@10 of each recaller alone, then the weights of the blend.
@@ -206,29 +210,29 @@ def _choose(
                 {str(half_life): round(ndcg, 4) for half_life, ndcg in found.items()},
             )
         report.half_lives[recaller.name] = recaller.half_life
-    weights = _weighted(recallers, queries, targets, settings).weights
+    weights = _weighted(recallers, queries, targets, settings.depth, head).weights
     report.blend_weights = weights
     _log.info("blend weights: %s", weights)
     return Blend(recallers, weights, signals)
 
 
 def _weighted(
-    recallers: Sequence[Recaller], queries: Queries, targets: Ragged, settings: Training
+    recallers: Sequence[Recaller], queries: Queries, targets: Ragged, depth: int, head: int
 ) -> Blend:
-    """The blend whose weights bring the most targets into the part that the reranker reads.
+    """The blend whose weights bring the most targets into its ``depth`` and into the ``head``.
 
     One round over the recallers, each weight in turn. No weight is 0: what these events cannot
     show, such as items nobody has met yet, must still have a way in.
     """
     blend = Blend(recallers)
-    lists = blend.lists(queries, settings.depth)
+    lists = blend.lists(queries, depth)
     best = -1.0
     for name in [recaller.name for recaller in recallers] if len(recallers) > 1 else []:
         for weight in _BLEND_WEIGHTS:
             tried = Blend(recallers, {**blend.weights, name: weight})
-            items, _ = tried.merge(lists, settings.depth)
-            head = per_user(items, targets, settings.rerank_depth).recall.mean()
-            whole = per_user(items, targets, settings.depth).recall.mean()
-            if head + whole > best:
-                best, blend = head + whole, tried
+            items, _ = tried.merge(lists, depth)
+            top = per_user(items, targets, head).recall.mean()
+            whole = per_user(items, targets, depth).recall.mean()
+            if top + whole > best:
+                best, blend = top + whole, tried
     return blend

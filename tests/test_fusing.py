@@ -236,7 +236,7 @@ def test_with_a_reranker_both_fusions_are_chosen_and_calibrated(split, tiny_enco
     assert model.reranker.name in model.pipeline.fusion_with_reranker.signals
     assert model.reranker.name not in model.pipeline.fusion.signals
     plan = LearningPlan.of(split.train, 0)
-    assert report.asked["fusion"] == len(plan.reranker) + len(plan.stopping)
+    assert report.asked["fusion"] == len(plan.reranker)
     assert report.asked["reranked fusion"] == len(plan.fusion)
     assert BEFORE in model.pipeline.fusion_with_reranker.signals
     assert set(model.pipeline.tried_with_reranker) == set(report.fusion["with"])
@@ -319,5 +319,8 @@ def test_signals_stand_beside_the_default_stages(split):
     assert [signal.name for signal in model.signals][-2:] == ["newest gap", "als, for 7"]
     model.fit(split.train)
     assert [signal.name for signal in model.signals][-2:] == ["newest gap", "als, for 7"]
+    model = hr.HybridRecommender(signals=[hr.AtHalfLife("item transitions", 7.0)])
+    with pytest.raises(hr.InputError, match="reads 'item transitions', which is not among"):
+        model.fit(replace(split.train, ordered=False))
     with pytest.raises(hr.InputError, match="reads 'nothing'"):
         hr.HybridRecommender(signals=[hr.AtHalfLife("nothing", 7.0)])

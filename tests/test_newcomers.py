@@ -164,6 +164,50 @@ def test_text_recall_may_be_a_signal_that_brings_no_candidates(split, tiny_encod
     assert hr.load(tmp_path / "model").recommend(["u1"], k=4, frame="pandas").equals(answer)
 
 
+def test_an_answer_that_ends_before_their_places_is_the_start_of_a_longer_one(engine, split):
+    users = split.train.users.ids
+    short = engine.recommend(users, k=2, frame="pandas")
+    long = engine.recommend(users, k=9, frame="pandas")
+    start = long[long["rank"] <= 2].reset_index(drop=True)
+    assert short[["user", "item"]].equals(start[["user", "item"]])
+
+
+def test_who_else_asks_changes_no_answer(engine, split):
+    data = split.train
+    everything = data.items.ids.tolist()
+    met = [item for item, new in zip(everything, engine.newcomers.unmet, strict=True) if not new]
+    histories = {"few": met[:3], "nearly all": met[:-2]}
+    both = engine.recommend(histories=histories, k=12, frame="pandas")
+    for name, history in histories.items():
+        alone = engine.recommend(histories={name: history}, k=12, frame="pandas")
+        assert both[both.user == name].item.tolist() == alone.item.tolist()
+
+
+def test_an_item_that_was_only_disliked_is_no_newcomer(frames, tiny_encoder):
+    events, items = frames
+    rating = [1 if item == "i5" else 5 for item in events["item_id"].to_pylist()]
+    data = hr.Dataset.from_frame(
+        events.append_column("rating", pa.array(rating)),
+        user="user_id",
+        item="item_id",
+        time="timestamp",
+        rating="rating",
+        positive=4,
+        items=items,
+        item_text="{title}. {genres}",
+    )
+    newcomers = hr.Newcomers().fit(data)
+    (code,) = data.items.codes(["i5"])
+    assert newcomers.events[code] == 0
+    assert not newcomers.unmet.any()
+
+
+def test_a_newcomer_on_top_stands_above_the_scale_of_the_others():
+    got, _ = hr.Newcomers(first=1, every=2).beside(lists([[5, 4, 3]]), lists([[9]]), 4)
+    assert got.items.tolist() == [[9, 5, 4, 3]]
+    assert got.scores[0, 1:].tolist() == [10.0, 9.0, 8.0]
+
+
 def test_nobody_without_a_history_gets_newcomers(engine):
     answer = engine.recommend(["stranger"], k=8, unknown="popular", frame="pandas")
     codes = engine.data.items.codes(answer.item.to_numpy())
@@ -175,10 +219,11 @@ def test_what_cannot_be_is_refused(tiny_encoder):
     for recallers, more, message in (
         ([hr.Popularity()], {}, "add hybridrec.TextRecall"),
         ([texts], {}, "at least one recaller of interactions"),
+        ([texts, hr.ALS()], {"newcomers": hr.Newcomers(reads=["text"])}, "at least one recaller"),
         ([texts, hr.Popularity()], {"calibrated": True, "fusion": "auto"}, "leave out one"),
     ):
         with pytest.raises(hr.InputError, match=message):
-            hr.HybridRecommender(recallers, newcomers=hr.Newcomers(), **more)
+            hr.HybridRecommender(recallers, **{"newcomers": hr.Newcomers(), **more})
     with pytest.raises(hr.InputTypeError, match=r"newcomers is Newcomers; wanted"):
         hr.HybridRecommender([texts, hr.Popularity()], newcomers=hr.Newcomers)
     with pytest.raises(hr.InputError, match=r"read 'als', which is not among .*'popularity'"):

@@ -22,6 +22,7 @@ LLM_USERS = {"amazon-games": 5000}
 """Test users of the steps with an LLM, where not all: a seeded sample."""
 _BATCH = 2048
 
+USERS = "users of the queries"
 COLD_EVENTS = 5000
 """Events of withheld items that are asked for, a seeded sample."""
 
@@ -95,7 +96,8 @@ def _run(data: str, name: str, step: Step, seed: int) -> None:
     }
     folder = folder_of(data)
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(folder / f"{name}-{seed}.npz", **values)
+    users = {USERS: split.queries.users}
+    np.savez_compressed(folder / f"{name}-{seed}.npz", **values, **users)
     path = folder / f"{name}-{seed}.json"
     path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     print(f"{data}, {name}, seed {seed}: trained in {trained:.0f} s", flush=True)

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from steps import folder_of
+from steps import USERS, folder_of
 
 from hybridrec.evaluation.compare import holm, paired_ci, paired_p
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
+SAMPLES = 2000
 Values = NDArray[np.float64]
 
 
@@ -60,8 +61,9 @@ def _read(data: str) -> dict[str, list[dict[str, Any]]]:
     for path in sorted(folder_of(data).glob("*-[0-9].json")):
         said = json.loads(path.read_text("utf-8"))
         with np.load(path.with_suffix(".npz")) as arrays:
-            values = {stage: arrays[stage] for stage in arrays.files}
-        runs.setdefault(said["step"], []).append({"said": said, "values": values})
+            values = {stage: arrays[stage] for stage in arrays.files if stage != USERS}
+            users = arrays[USERS]
+        runs.setdefault(said["step"], []).append({"said": said, "values": values, "users": users})
     return runs
 
 
@@ -77,16 +79,17 @@ def _compared(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str,
     for name, mean in means.items():
         if name in ("candidates", "plain"):
             continue
-        last = _last(runs[name][0], mean)
+        last, users = _last(runs[name][0], mean), runs[name][0]["users"]
         for stage, other in mean.items() if not name.startswith("without ") else ():
             if stage != last and (name != "cold" or stage in ("text", "text, cold only")):
                 mine = mean[f"{last}, cold only" if stage.endswith("cold only") else last]
-                rows.append(_row(f"{name}: {last}", stage, mine, other))
+                rows.append(_row(f"{name}: {last}", stage, mine, other, users))
         for against in ("plain", "fast", "sequence"):
             if name not in ("cold", against) and against in means:
                 other = means[against][_last(runs[against][0], means[against])]
                 if len(other) == len(mean[last]):
-                    rows.append(_row(f"{name}: {last}", f"{against}, all of it", mean[last], other))
+                    label = f"{against}, all of it"
+                    rows.append(_row(f"{name}: {last}", label, mean[last], other, users))
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
     return rows
@@ -100,15 +103,30 @@ def _last(run: Mapping[str, Any], mean: Mapping[str, Values]) -> str:
     return [name for name in names if name in mean and name != "with newcomers"][-1]
 
 
-def _row(stage: str, against: str, mine: Values, other: Values) -> dict[str, Any]:
-    delta = paired_ci(mine, other)
-    base = float(other.mean()) or 1e-9
+def _row(
+    stage: str, against: str, mine: Values, other: Values, users: NDArray[Any]
+) -> dict[str, Any]:
+    delta = paired_ci(mine, other, groups=users)
+    low, high = _ratio_ci(mine, other, users)
     return {
         "stage": stage,
         "against": against,
         "mean": delta.mean,
         "ci": [delta.low, delta.high],
-        "ratio": 1 + delta.mean / base,
-        "ratio_ci": [1 + delta.low / base, 1 + delta.high / base],
-        "p": paired_p(mine, other),
+        "ratio": float(mine.sum() / max(other.sum(), 1e-9)),
+        "ratio_ci": [low, high],
+        "p": paired_p(mine, other, groups=users),
     }
+
+
+def _ratio_ci(mine: Values, other: Values, users: NDArray[Any]) -> tuple[float, float]:
+    """The 95 % percentile-bootstrap interval of the ratio of two means; users are what is drawn."""
+    _, rows = np.unique(users, return_inverse=True)
+    sums = np.stack([np.bincount(rows, weights=values) for values in (mine, other)], axis=1)
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(SAMPLES):
+        above, below = sums[rng.integers(len(sums), size=len(sums))].sum(axis=0)
+        drawn.append(above / max(below, 1e-9))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)

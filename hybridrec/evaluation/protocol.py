@@ -41,7 +41,7 @@ class StageList:
         name: "popularity", "als", "blend (recall stage)", "fused, with LLM", ...
         candidates: B ranked lists.
         seconds: wall time from the queries to these lists, earlier stages included.
-        kind: one recaller ("single"), their union ("recall"), the cross-encoder ordering that
+        kind: one recaller ("single"), their union ("recall"), the cross-encoder's own order
             ("llm"), or a learned fusion ("fused").
     """
 

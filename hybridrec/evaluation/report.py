@@ -18,7 +18,7 @@ Kind = Literal["single", "recall", "llm", "fused"]
 _NOTES: Mapping[Kind, str] = {
     "single": "",
     "recall": "(ceiling of everything below)",
-    "llm": "(the cross-encoder ordering the list above)",
+    "llm": "(the cross-encoder ordering what it is given)",
     "fused": "",
 }
 
@@ -32,7 +32,7 @@ class StageResult:
 
     Attributes:
         name: as the stage calls itself.
-        kind: one recaller ("single"), their union ("recall"), the cross-encoder ordering that
+        kind: one recaller ("single"), their union ("recall"), the cross-encoder's own order
             ("llm"), or a learned fusion ("fused").
         recall: recall@depth.
         hr: hit rate@k.

@@ -20,6 +20,7 @@ from hybridrec.fuse.features import flat_signals, ranks, standardised
 from hybridrec.fuse.forest import MOST_LEAVES, Forest
 from hybridrec.fuse.fusion import ListFusion, sampled
 from hybridrec.fuse.listwise import most_likely
+from hybridrec.recall.blas import blas_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -198,7 +199,9 @@ class TreeFusion(ListFusion[TreeFusionConfig]):
         return {"flat": self._flat, "coefficients": self._coefficients}
 
     def _take(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self._flat, self._coefficients = arrays["flat"], arrays["coefficients"]
+        self._flat = arrays["flat"]
+        # Trees that were saved before there was a linear start begin at nothing.
+        self._coefficients = arrays.get("coefficients", np.empty(0))
 
     def save_files(self, folder: Path) -> None:
         """Write settings and signal names, and the trees in LightGBM's text format.
@@ -247,7 +250,8 @@ def _linear(
     if not features.shape[2]:
         return np.empty(0)
     valid = np.arange(features.shape[1]) < sizes[rows, None]
-    return most_likely(features, valid, places[rows], regularization=_REGULARIZATION)
+    with blas_threads(1):  # sums of more threads differ in their last bits
+        return most_likely(features, valid, places[rows], regularization=_REGULARIZATION)
 
 
 def _compared(models: Sequence[Any], forests: Sequence[Forest], table: Scores) -> None:

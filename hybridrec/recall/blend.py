@@ -27,8 +27,8 @@ class Blend:
     """Merges the lists of several recallers by weighted reciprocal rank.
 
     An item's place is Σ over recallers of weight / (60 + rank): ranks need no common scale, which
-    recallers of such different kinds do not have. That order only decides who is on the list and in
-    which order an interrupted reranker meets them; fusion orders them by their signals.
+    recallers of such different kinds do not have. That order only decides who is on the list;
+    fusion orders them by their signals.
 
     Args:
         recallers: fitted, with distinct names.

@@ -34,7 +34,7 @@ class TextBridge:
 
     Args:
         source: fitted; asked at its half-life.
-        vectors: (I, E) float32 of length 1; an item whose vector is 0 scores as its kind's mean.
+        vectors: (I, E) float32 of length 1; an item whose vector is 0 scores 0.
         events: (I,) how often each item has been met.
         regularization: of the ridge, in items.
 

@@ -24,8 +24,8 @@ class FineTuning:
             every pair that should be in an order; "pointwise", each candidate's binary
             cross-entropy.
         negatives: candidates that each positive is trained against.
-        recall_share: from 0 to 1, how much of each label follows the recall stage's order rather
-            than the item that was chosen.
+        recall_share: from 0 to 1, how much of each label follows the order of the list, as
+            the stages before made it, rather than the item that was chosen.
         tune: which weights learn beside the head, which always does. "full"; "head", none;
             "last:2", the last two layers, or any number; "lora" and "adalora", changes of low rank
             that are added to the weights in the end; "adapter", a narrow layer behind each block,

@@ -27,7 +27,7 @@ class Draws:
     """The examples of a fine-tuning in the order and the form in which each epoch meets them.
 
     Args:
-        items: (B, K) candidates in the recall stage's order, -1 padded.
+        items: (B, K) candidates in the order of the stages before, -1 padded.
         targets: (B,) the item that each list should put first.
         histories: B rows, oldest event first.
         history: newest events of a history that count.
@@ -158,7 +158,7 @@ def soft_labels(places: NDArray[np.int64], recall_share: float) -> Scores:
     """(B, n) float32 shares that the softmax should have; each row sums to 1, 0 on padding.
 
     ``1 - recall_share`` goes to the first column, the item that was chosen; the rest follows the
-    recall stage's order, in proportion to 1 / (place + 2). One chosen item a list is a faint signal
+    order of the list, in proportion to 1 / (place + 2). One chosen item a list is a faint signal
     against negatives that recall already thinks alike: on it alone the encoder settles on the same
     score for everything (docs/negative-results.md). The order of the list tells something of every
     candidate (distillation of a ranking: Tang & Wang, KDD 2018).

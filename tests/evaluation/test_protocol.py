@@ -62,7 +62,7 @@ als                         0.7500   0.5000   0.3155  [0.0000, 0.6309]     2.00
 blend (recall stage)        1.0000   0.5000   0.3066  [0.0000, 0.6131]     5.00  \
 (ceiling of everything below)
 llm alone                   1.0000   0.5000   0.5000  [0.0000, 1.0000]   200.00  \
-(the cross-encoder ordering the list above)
+(the cross-encoder ordering what it is given)
 fused, no LLM               1.0000   1.0000   0.6220  [0.6131, 0.6309]    10.00
 fused, with LLM             1.0000   1.0000   1.0000  [1.0000, 1.0000]   210.00
 

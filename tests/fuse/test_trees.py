@@ -1,5 +1,6 @@
 """Trees learn what a sum of signals cannot say, and the same bits whatever the threads."""
 
+import json
 import subprocess
 import sys
 
@@ -103,6 +104,19 @@ def test_a_saved_fusion_is_read_without_lightgbm(tmp_path):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "2 ('s0', 's1', 's2', 'about the query')"
+
+
+def test_trees_saved_before_they_had_a_linear_start_are_read(tmp_path):
+    candidates, targets = make_lists()
+    fusion = small().fit(candidates, targets)
+    fusion.save_files(tmp_path)
+    (tmp_path / "coefficients.npy").unlink()
+    state = json.loads((tmp_path / "state.json").read_text())
+    state["arrays"].remove("coefficients")
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    old = hr.TreeFusion.load_files(tmp_path)
+    fusion._coefficients = np.empty(0)
+    np.testing.assert_array_equal(old.score(candidates), fusion.score(candidates))
 
 
 def test_without_lightgbm_fitting_names_the_extra(monkeypatch):
