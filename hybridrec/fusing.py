@@ -190,9 +190,14 @@ def _named(kinds: Sequence[Fusion]) -> list[tuple[str, Fusion]]:
 
 
 def _scored(lists: Lists, reranker: Reranker) -> Lists:
-    """``lists`` with what the fusion after the reranker reads."""
-    head = lists.candidates
-    scores = reranker.score(lists.queries, head.items)
+    """``lists`` with what the fusion after the reranker reads: its score and the order before it.
+
+    That order has weighed the other signals already, on many lists. Few are read by the reranker,
+    and from so few every further column teaches noise (MovieLens 100k, 400 lists and all columns:
+    NDCG@10 .124 where the order before has .140).
+    """
+    scores = reranker.score(lists.queries, lists.candidates.items)
+    head = replace(lists.candidates, signals={})
     return replace(lists, candidates=with_reranker(head, reranker.name, scores))
 
 

@@ -93,8 +93,8 @@ class Pipeline:
         rerank_depth: how many of them, from the top of the order before, the reranker reads.
         reranker: scores the first ``rerank_depth`` candidates; None leaves the stage out.
         fusion: orders candidates by the signals on them; None keeps the blend's order.
-        fusion_with_reranker: orders again what the reranker has scored: by that score, by what
-            ``fusion`` made of the signals (``BEFORE``), and by the signals.
+        fusion_with_reranker: orders again what the reranker has scored: by that score and by what
+            ``fusion`` made of the signals (``BEFORE``).
         newcomers: finds items without events and gives them places of their own; None leaves such
             items to whichever recaller brings them.
         calibration: fills the column ``PROBABILITY`` of what ``fusion`` orders; None for none.
@@ -339,7 +339,7 @@ class Pipeline:
 
 
 def with_reranker(head: Candidates, name: str, scores: Scores) -> Candidates:
-    """What the fusion with the reranker reads of lists that the one without it has ordered."""
+    """Lists that the fusion without the reranker has ordered, with what the one with it reads."""
     return head.with_signal(BEFORE, head.scores).with_signal(name, scores)
 
 

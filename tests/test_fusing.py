@@ -238,7 +238,7 @@ def test_with_a_reranker_both_fusions_are_chosen_and_calibrated(split, tiny_enco
     plan = LearningPlan.of(split.train, 0)
     assert report.asked["fusion"] == len(plan.reranker)
     assert report.asked["reranked fusion"] == len(plan.fusion)
-    assert BEFORE in model.pipeline.fusion_with_reranker.signals
+    assert model.pipeline.fusion_with_reranker.signals == (BEFORE, model.reranker.name)
     assert set(model.pipeline.tried_with_reranker) == set(report.fusion["with"])
     users = split.train.users.ids[:9]
     got = answer(model, users)
