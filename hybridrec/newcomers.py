@@ -103,7 +103,9 @@ class Newcomers:
     @property
     def unmet(self) -> Mask:
         """(I,) bool, the items that nobody has met: those that were disliked are no newcomers."""
-        return np.zeros(len(self.events), dtype=np.bool_) if self._known is None else ~self._known
+        if self._known is None:
+            raise NotFittedError("these newcomers are not fitted: call fit(data)")
+        return ~self._known
 
     @property
     def _findable(self) -> Mask:

@@ -137,23 +137,24 @@ def amazon_games() -> hr.Dataset:
     )
 
 
+def _reranker(seed: int) -> Stage:
+    return hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed)
+
+
+def _of_films(load: Callable[[], hr.Dataset], examples: tuple[int, int]) -> Scene:
+    return Scene(
+        load=load,
+        recallers=_films,
+        signals=_film_signals,
+        sequence=lambda seed: KeptSequence(seed=seed),
+        reranker=_reranker,
+        examples=examples,
+    )
+
+
 SCENES: dict[str, Scene] = {
-    "ml-100k": Scene(
-        load=lambda: hr.public.movielens_100k(download=True),
-        recallers=_films,
-        signals=_film_signals,
-        sequence=lambda seed: KeptSequence(seed=seed),
-        reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
-        examples=(1500, 1000),
-    ),
-    "ml-1m": Scene(
-        load=ml_1m,
-        recallers=_films,
-        signals=_film_signals,
-        sequence=lambda seed: KeptSequence(seed=seed),
-        reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
-        examples=(1500, 1500),
-    ),
+    "ml-100k": _of_films(lambda: hr.public.movielens_100k(download=True), (1500, 1000)),
+    "ml-1m": _of_films(ml_1m, (1500, 1500)),
     "amazon-games": Scene(
         load=amazon_games,
         recallers=lambda seed: [
@@ -173,7 +174,7 @@ SCENES: dict[str, Scene] = {
             hr.HistoryLength(),
         ],
         sequence=lambda seed: KeptSequence(encoder=ENCODER, seed=seed),
-        reranker=lambda seed: hr.CrossEncoder(ENCODER, history=5, soft_tokens="als", seed=seed),
+        reranker=_reranker,
         examples=(1500, 1500),
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from hybridrec.rerank.family import READ, Family, windowed
 __all__ = ["ENCODERS"]
 
 
-class _Encoder(Family):
+class _Encoder(Family, ABC):
     """A classifier over means where the head is ours, else the architecture's own head."""
 
     def _scores(self, model: Any, states: Tensor) -> Tensor:
@@ -24,8 +25,9 @@ class _Encoder(Family):
         scores: Tensor = model.classifier(model.dropout(states))
         return scores
 
+    @abstractmethod
     def _own(self, model: Any, states: Tensor) -> Tensor:
-        raise NotImplementedError
+        """(n, 1) what the architecture's own head makes of (n, width) states."""
 
 
 class Bert(_Encoder):

@@ -89,7 +89,7 @@ class Family:
             return self._scores(model, states.float())
 
     def _scores(self, model: Any, states: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} scores whole texts (pair_scores), not states")
 
 
 def windowed(seen: Tensor, window: int | None) -> Tensor:

@@ -18,7 +18,6 @@ from hybridrec.tuning.folder import mark_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from hybridrec.candidates import Candidates
     from hybridrec.data.dataset import Dataset
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from hybridrec.engine import HybridRecommender
     from hybridrec.pipeline import Pipeline
     from hybridrec.protocols import Fusion
-    from hybridrec.ragged import Items, Scores
+    from hybridrec.ragged import Items
 
 S = TypeVar("S")
 
@@ -126,12 +125,11 @@ class Workbench:
         if key not in self._lists:
             while len(self._lists) >= _KEPT:
                 del self._lists[next(iter(self._lists))]
-            pipeline, _ = train(
-                *stages, None, [_Listener()], None, self.data, self.settings, refit=False
-            )
+            listener: Any = _Listener()
+            pipeline = self._learnt(*stages, None, [listener])
             held = pipeline.blend.candidates(self._rows.queries(self.data), self.settings.depth)
-            heard = pipeline.fusion
-            learned = heard.heard if isinstance(heard, _Listener) else None
+            heard: Any = pipeline.fusion  # a copy of the listener; None where nothing was taught
+            learned = None if heard is None else heard.heard
             self._lists[key] = _Lists(held, learned)
         return self._lists[key]
 
@@ -176,7 +174,7 @@ def _taught(stage: S) -> S:
 
 
 class _Listener:
-    """A fusion that keeps the lists it is given to learn from, and every order as it is."""
+    """As much of a fusion as training asks for: it keeps the lists that it is to learn from."""
 
     signals: tuple[str, ...] = ()
     heard: tuple[Candidates, Items]
@@ -184,19 +182,6 @@ class _Listener:
     def fit(self, candidates: Candidates, targets: Items) -> Self:
         self.heard, self.signals = (candidates, targets), tuple(candidates.signals)
         return self
-
-    def score(self, candidates: Candidates) -> Scores:
-        return candidates.scores
-
-    def rank(self, candidates: Candidates) -> Candidates:
-        return candidates
-
-    def save_files(self, folder: Path) -> None:
-        raise NotImplementedError
-
-    @classmethod
-    def load_files(cls, folder: Path) -> Self:
-        raise NotImplementedError
 
 
 def _key(stage: Any) -> str:
