@@ -41,7 +41,7 @@ class Scene:
     load: Callable[[], hr.Dataset]
     recallers: Callable[[int], Sequence[Stage]]
     signals: Callable[[], Sequence[Stage]]
-    sequence: Callable[[int], Stage]
+    sequence: Callable[[int], Stage] | None
     reranker: Callable[[int], Stage]
     examples: tuple[int, int]
     candidates: tuple[int, int] = (100, 50)
@@ -65,7 +65,7 @@ class Scene:
         if plain:
             recallers = [hr.ALS(factors=64, seed=seed), hr.ItemTransitions(), hr.Popularity()]
             return hr.HybridRecommender(recallers, None, hr.LinearFusion(), seed=seed)
-        recallers = [*self.recallers(seed), *([self.sequence(seed)] if sequence else [])]
+        recallers = [*self.recallers(seed), *([self.sequence(seed)] if sequence and self.sequence else [])]
         signals = list(self.signals())
         if without is not None:
             recallers = [stage for stage in recallers if stage.name != without]
@@ -173,9 +173,9 @@ SCENES: dict[str, Scene] = {
             hr.HistoryStage(),
             hr.HistoryLength(),
         ],
-        sequence=lambda seed: KeptSequence(encoder=ENCODER, seed=seed),
+        sequence=None,
         reranker=_reranker,
-        examples=(1500, 1500),
+        examples=(1500, 3000),
     ),
 }
 ENCODER_COLUMN = hr.TextRecall(ENCODER).name

@@ -49,13 +49,14 @@ class Step:
 def steps_of(scene: Scene) -> dict[str, Step]:
     """The steps of ``scene``, the dearest last."""
     names = [stage.name for stage in (*scene.recallers(0), *scene.signals())]
+    sequence = {"sequence": Step({"sequence": True})} if scene.sequence else {}
     return {
         "plain": Step({"plain": True}),
         "fast": Step({"newcomers": True}),
         "candidates": Step({"depth": 200}, seeds=1, measure="candidates"),
         "cold": Step({"newcomers": True}, seeds=1, measure="cold"),
         **{f"without {name}": Step({"without": name}, seeds=1) for name in names},
-        "sequence": Step({"sequence": True}),
+        **sequence,
         "everything": Step({"sequence": True, "llm": True}),
     }
 
