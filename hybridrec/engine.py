@@ -458,9 +458,9 @@ def _answer(
     """The best ``k`` of ``depth`` candidates for each query, in the ids of the model."""
     parts, read = [], []
     for _, part in queries.batches(_BATCH):
-        ranked, reranked = model.pipeline.rank_within(part, depth, deadline, k)
-        parts.append(ranked.head(k))
-        read.append(reranked[:, :k][parts[-1].valid])
+        ranking = model.pipeline.ranking(part, depth, deadline=deadline, k=k)
+        parts.append(ranking.answer.head(k))
+        read.append(ranking.reranked[:, :k][parts[-1].valid])
     valid = [part.valid for part in parts]
     rows, ranks = np.nonzero(np.concatenate(valid)) if parts else (np.zeros(0, int),) * 2
     codes = [part.items[mask] for part, mask in zip(parts, valid, strict=True)]

@@ -7,7 +7,7 @@ Ids, frames and storage are :mod:`hybridrec.engine`'s; how the parts come to be 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +19,7 @@ from hybridrec.evaluation.protocol import StageList
 from hybridrec.fuse.calibration import PROBABILITY
 from hybridrec.protocols import HasItemVectors
 from hybridrec.ragged import Ragged
+from hybridrec.ranking import Ranking, Stopwatch
 from hybridrec.recall.exact_index import top_k
 from hybridrec.recall.text_encoder import unit_rows
 from hybridrec.rerank.vectors import give_vectors
@@ -128,31 +129,48 @@ class Pipeline:
 
         An empty history says nothing to rank by: it gets the popular items.
         """
-        return self.rank_within(queries, depth, None)[0]
+        return self.ranking(queries, depth).answer
 
-    def rank_within(
+    def ranking(
         self,
         queries: Queries,
-        depth: int | None,
-        deadline: Deadline | None,
+        depth: int | None = None,
+        *,
+        deadline: Deadline | None = None,
         k: int | None = None,
-    ) -> tuple[Candidates, Mask]:
-        """The best order there was time for, and (B, depth) which of it were reranked.
+        rerank: bool = True,
+        fuse: bool = True,
+    ) -> Ranking:
+        """The best order there is time for, and how it came to be.
 
-        These stand first, newcomers aside. Only reranking is cut short; without a deadline it never
-        is. Where no more than the first ``k`` places are wanted, what is behind may lack newcomers.
+        Args:
+            queries: B of them.
+            depth: candidates a query; default its own.
+            deadline: cuts short reranking, and nothing else; what was reranked stands first,
+                newcomers aside. None never does.
+            k: where no more than the first ``k`` places are wanted, what is behind may lack
+                newcomers.
+            rerank: False leaves the reranker out.
+            fuse: False leaves the fusions out: the blend's order, or the reranker's.
         """
         depth = self.depth if depth is None else depth
-        k = depth if k is None else k
-        told = np.flatnonzero(queries.histories.lengths > 0)
-        if len(told) == len(queries):
-            return self._rank(queries, depth, deadline, k)
-        reranked = np.zeros((len(queries), depth), dtype=np.bool_)
-        ranked_told = None
-        if len(told):
-            ranked_told, found = self._rank(queries.select(told), depth, deadline, k)
-            reranked[told, : found.shape[1]] = found
-        return self._beside_popular(queries, told, ranked_told, depth), reranked
+        told = queries.histories.lengths > 0
+        rows = np.flatnonzero(told)
+        asked = queries if len(rows) == len(queries) else queries.select(rows)
+        found = None
+        if len(rows):
+            found = self._ranking(
+                asked, depth, deadline, depth if k is None else k, rerank=rerank, fuse=fuse
+            )
+        if found is not None and len(rows) == len(queries):
+            return found
+        answer = self._beside_popular(queries, rows, None if found is None else found.answer, depth)
+        reranked, newcomers = np.zeros((2, len(queries), depth), dtype=np.bool_)
+        if found is None:
+            return Ranking(answer, reranked, newcomers, told)
+        reranked[rows, : found.answer.depth] = found.reranked
+        newcomers[rows, : found.answer.depth] = found.newcomers
+        return replace(found, answer=answer, reranked=reranked, newcomers=newcomers, told=told)
 
     def _beside_popular(
         self, queries: Queries, told: NDArray[np.int64], ranked: Candidates | None, depth: int
@@ -175,24 +193,51 @@ class Pipeline:
             share[told, : ranked.depth] = ranked.signals[PROBABILITY]
         return Candidates(items, scores, {PROBABILITY: share})
 
-    def _rank(
-        self, queries: Queries, depth: int, deadline: Deadline | None, k: int
-    ) -> tuple[Candidates, Mask]:
-        """The order, and (B, depth) which of it were reranked."""
-        ordered = self.fused(self._recalled(queries, depth))
-        found = None
+    def _ranking(
+        self,
+        queries: Queries,
+        depth: int,
+        deadline: Deadline | None,
+        k: int,
+        *,
+        rerank: bool,
+        fuse: bool,
+    ) -> Ranking:
+        """:meth:`ranking` of queries that have a history."""
+        watch = Stopwatch()
+        with watch.timing("recall"):
+            recalled = self._recalled(queries, depth)
+        with watch.timing("fuse"):
+            ordered = self.fused(recalled) if fuse else recalled
+        found = head = None
         if self.newcomers is not None:  # before the reranker takes what time there is
-            found = self.newcomers.wanted(queries, ordered, depth, k)
-        reached = 0
-        if self.reranker is not None:
-            head = self.reranked_head(queries, ordered, deadline)
-            reached = head.depth
-        ranked = self.fused_with_reranker(head, ordered) if reached else self._calibrated(ordered)
-        reranked = (np.arange(ranked.depth) < reached) & ranked.valid
-        if self.newcomers is None or found is None:
-            return ranked, reranked
-        served, new = self.newcomers.beside(ranked, found, depth)
-        return served, (np.cumsum(~new, axis=1) <= reached) & ~new & served.valid
+            with watch.timing("newcomers"):
+                found = self.newcomers.wanted(queries, ordered, depth, k)
+        if self.reranker is not None and rerank:
+            with watch.timing("rerank"):
+                head = self.reranked_head(queries, ordered, deadline)
+            head = head if head.depth else None
+        with watch.timing("fuse"):
+            if head is None:
+                ranked = self._calibrated(ordered) if fuse else ordered
+            elif fuse:
+                ranked = self.fused_with_reranker(head, ordered)
+            else:
+                ranked = self.reranked_alone(head).followed_by(ordered.tail(head.depth))
+        reached = 0 if head is None else head.depth
+        served, new = ranked, np.zeros(ranked.items.shape, dtype=np.bool_)
+        if self.newcomers is not None and found is not None:
+            served, new = self.newcomers.beside(ranked, found, depth)
+        return Ranking(
+            answer=served,
+            reranked=(np.cumsum(~new, axis=1) <= reached) & ~new & served.valid,
+            newcomers=new,
+            told=np.ones(len(queries), dtype=np.bool_),
+            recalled=recalled,
+            ordered=ordered,
+            head=head,
+            seconds=watch.seconds,
+        )
 
     def _recalled(self, queries: Queries, depth: int) -> Candidates:
         """What recall brings, newcomers left out where they have places of their own."""

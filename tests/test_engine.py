@@ -14,6 +14,7 @@ import pytest
 
 import hybridrec as hr
 from hybridrec.deadline import Deadline
+from hybridrec.ragged import Ragged
 from hybridrec.rerank import reading
 from hybridrec.state import read_state, write_state
 
@@ -78,12 +79,50 @@ def test_what_was_reranked_in_time_stands_first(engine, split, monkeypatch):
     queries = split.train.queries(split.train.users.ids[:5])
     looks = iter([0.0, 0.0, 0.0, 1.0])
     deadline = Deadline(1500, lambda: next(looks, 2.0))
-    ranked, reranked = engine.pipeline.rank_within(queries, 20, deadline)
-    assert (reranked == (np.arange(20) < 3)).all()
+    ranking = engine.pipeline.ranking(queries, 20, deadline=deadline)
+    assert (ranking.reranked == (np.arange(20) < 3)).all()
     before = engine.pipeline.fused(engine.pipeline.blend.candidates(queries, 20))
-    for got, first in zip(ranked.items, before.items, strict=True):
+    np.testing.assert_array_equal(ranking.ordered.items, before.items)
+    for got, first in zip(ranking.answer.items, before.items, strict=True):
         assert set(got[:3]) == set(first[:3])
         np.testing.assert_array_equal(got[3:], first[3:])
+
+
+def test_a_ranking_says_what_each_stage_made_and_leaves_out_what_it_is_told_to(engine, split):
+    pipeline = engine.pipeline
+    queries = split.train.queries(split.train.users.ids[:4])
+    whole = pipeline.ranking(queries, 20)
+    assert whole.told.all()
+    assert not whole.newcomers.any()
+    assert whole.head.depth == pipeline.rerank_depth
+    assert set(whole.seconds) == {"recall", "fuse", "rerank"}
+    assert all(seconds > 0 for seconds in whole.seconds.values())
+    plain = pipeline.ranking(queries, 20, rerank=False)
+    np.testing.assert_array_equal(plain.answer.items, whole.ordered.items)
+    assert plain.head is None
+    assert "rerank" not in plain.seconds
+    recalled = pipeline.ranking(queries, 20, rerank=False, fuse=False)
+    np.testing.assert_array_equal(recalled.answer.items, whole.recalled.items)
+    alone = pipeline.ranking(queries, 20, fuse=False)
+    head = pipeline.reranked_head(queries, whole.recalled)
+    np.testing.assert_array_equal(
+        alone.answer.items[:, : head.depth], pipeline.reranked_alone(head).items
+    )
+
+
+def test_a_ranking_marks_who_got_the_popular_items(engine, split):
+    told = split.train.queries(split.train.users.ids[:2])
+    both = replace(told, histories=Ragged.from_rows([[], told.histories.items[:3]]), exclude=None)
+    ranking = engine.pipeline.ranking(both, 20)
+    assert ranking.told.tolist() == [False, True]
+    assert not ranking.reranked[0].any()
+    assert ranking.reranked[1].any()
+    assert len(ranking.recalled) == 1
+    popular = engine.pipeline.popularity.recall(both.select(np.array([0])), 20)
+    np.testing.assert_array_equal(ranking.answer.items[0], popular.items[0])
+    nobody = engine.pipeline.ranking(both.select(np.array([0])), 20)
+    assert nobody.recalled is None
+    assert nobody.seconds == {}
 
 
 def history_of(split, user):

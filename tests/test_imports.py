@@ -16,6 +16,7 @@ ORDER = [
     "ragged",
     "deadline",
     "candidates",
+    "ranking",
     "protocols",
     "data",
     "recall",
@@ -42,6 +43,7 @@ ORDER = [
     "doctor",
     "cli_data",
     "cli_tune",
+    "cli_serve",
     "cli",
 ]
 DOORS = {
@@ -59,6 +61,16 @@ DOORS = {
         "doctor.py",
     },
     "transformers": {"rerank/", "recall/text_encoder.py"},
+    "fastapi": {"serve/"},
+    "starlette": {"serve/"},
+    "uvicorn": {"serve/"},
+    "pydantic": {"serve/schema.py", "serve/app.py", "serve/routes/", "client.py"},
+    "httpx2": {"client.py"},
+    "prometheus_client": {"serve/metrics.py"},
+    "opentelemetry": {"serve/tracing.py"},
+    "psycopg": {"serve/postgres_store.py"},
+    "limits": {"serve/rates.py"},
+    "ray": {"serve/on_ray.py"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
@@ -128,6 +140,7 @@ def test_import_loads_nothing_heavy():
     code = (
         "import sys, hybridrec\n"
         "heavy = {'torch', 'faiss', 'numba', 'scipy', 'pyarrow', 'transformers', 'optuna'}\n"
+        "heavy |= {'fastapi', 'pydantic', 'httpx2'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

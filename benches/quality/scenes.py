@@ -65,7 +65,10 @@ class Scene:
         if plain:
             recallers = [hr.ALS(factors=64, seed=seed), hr.ItemTransitions(), hr.Popularity()]
             return hr.HybridRecommender(recallers, None, hr.LinearFusion(), seed=seed)
-        recallers = [*self.recallers(seed), *([self.sequence(seed)] if sequence and self.sequence else [])]
+        recallers = [
+            *self.recallers(seed),
+            *([self.sequence(seed)] if sequence and self.sequence else []),
+        ]
         signals = list(self.signals())
         if without is not None:
             recallers = [stage for stage in recallers if stage.name != without]

@@ -1,0 +1,1 @@
+"""The service: a recommend API around a model folder (``hybridrec serve``)."""
