@@ -238,7 +238,8 @@ def test_with_a_reranker_both_fusions_are_chosen_and_calibrated(split, tiny_enco
     assert report.asked["fusion"] == len(plan.reranker)
     assert report.asked["reranked fusion"] == len(plan.fusion)
     tried = model.pipeline.tried_with_reranker
-    assert set(tried) == set(report.fusion["with"]) == {"LinearFusion", "ReciprocalRankFusion", KEPT}
+    kinds = {"LinearFusion", "ReciprocalRankFusion", KEPT}
+    assert set(tried) == set(report.fusion["with"]) == kinds
     assert tried["LinearFusion"].signals == (BEFORE, model.reranker.name)
     assert model.pipeline.fusion_with_reranker is tried[report.fused_by["with"]]
     users = split.train.users.ids[:9]
