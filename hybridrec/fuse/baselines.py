@@ -153,7 +153,7 @@ class OrderBefore(ListFusion[OrderBeforeConfig]):
         """There is nothing to learn."""
 
     def _scored(self, columns: Scores, sizes: NDArray[np.int64]) -> NDArray[Any]:
-        return columns[0]
+        return np.asarray(columns[0])
 
     def _arrays(self) -> Arrays:
         return {}
