@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hybridrec.serve.errors import Refusal
+from hybridrec.serve.errors import RefusalError
 from hybridrec.serve.keys import authenticate
 from hybridrec.serve.store import SCOPES, Scope
 
@@ -59,11 +59,11 @@ class Caller:
         """Refuse ``what`` without ``scope``.
 
         Raises:
-            Refusal: 403.
+            RefusalError: 403.
         """
         if not self.may(scope):
             has = ", ".join(self.scopes) or "none"
-            raise Refusal(
+            raise RefusalError(
                 403,
                 "not_allowed",
                 f"{what} needs the scope {scope}; this key has {has}: make another with "
@@ -98,7 +98,7 @@ class Doorkeeper:
         """Who sends ``Authorization: Bearer ...``.
 
         Raises:
-            Refusal: 401: there is no such key, or it was revoked, or one is needed.
+            RefusalError: 401: there is no such key, or it was revoked, or one is needed.
             StoreError: the store is away.
         """
         if await self._keyless():
@@ -133,5 +133,5 @@ class Doorkeeper:
         return self._open
 
 
-def _unauthorized(message: str) -> Refusal:
-    return Refusal(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
+def _unauthorized(message: str) -> RefusalError:
+    return RefusalError(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})

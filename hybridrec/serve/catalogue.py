@@ -26,8 +26,10 @@ class Catalogue:
         return self._loaded.version
 
     def search(self, text: str, limit: int) -> list[int]:
-        """The codes of at most ``limit`` items: by id, then by the beginning of the title, then
-        by titles that hold every word. No text at all finds the first items there are.
+        """The codes of at most ``limit`` items that suit ``text``.
+
+        First the one of that id, then titles that begin so, then those that hold every word of it;
+        no text at all finds the first items there are.
         """
         found = dict.fromkeys(int(code) for code in self._loaded.item_codes([text]) if code >= 0)
         for code in self._by_title(text.casefold().strip()):

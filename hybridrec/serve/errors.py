@@ -24,7 +24,7 @@ LONGEST = 2000
 _CODES = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 422: "invalid"}
 
 
-class Refusal(HybridrecError):
+class RefusalError(HybridrecError):
     """A request that gets an error for its answer.
 
     Args:
@@ -72,19 +72,19 @@ class NothingBeforeError(HybridrecError):
     """There is no version to go back to."""
 
 
-def refusal_of(error: HybridrecError) -> Refusal:
+def refusal_of(error: HybridrecError) -> RefusalError:
     """How an error of the library is told over the wire."""
-    if isinstance(error, Refusal):
+    if isinstance(error, RefusalError):
         return error
     # Of the batcher, which says how long its queue will take.
     wait = getattr(error, "retry_after", None)
     if wait is not None:
-        return Refusal(429, "queue_full", str(error), retry_after=wait)
+        return RefusalError(429, "queue_full", str(error), retry_after=wait)
     for kind, status, code in _BY_KIND:
         if isinstance(error, kind):
             again = 1.0 if status == 503 else None
-            return Refusal(status, code, str(error), retry_after=again)
-    return Refusal(422, "refused", str(error))
+            return RefusalError(status, code, str(error), retry_after=again)
+    return RefusalError(422, "refused", str(error))
 
 
 _BY_KIND: tuple[tuple[type[HybridrecError], int, str], ...] = (
@@ -101,6 +101,6 @@ _BY_KIND: tuple[tuple[type[HybridrecError], int, str], ...] = (
 )
 
 
-def of_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Refusal:
+def of_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> RefusalError:
     """What the framework refuses by a status alone."""
-    return Refusal(status, _CODES.get(status, "refused"), detail, headers=headers)
+    return RefusalError(status, _CODES.get(status, "refused"), detail, headers=headers)

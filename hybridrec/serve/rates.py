@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hybridrec.serve.config import ServeConfig
 
 
 class Rates:
@@ -33,11 +29,6 @@ class Rates:
         seconds = max(1, math.ceil(burst / rate))
         self._item = RateLimitItemPerSecond(max(burst, math.ceil(rate)), seconds)
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-
-    @classmethod
-    def of(cls, config: ServeConfig) -> Rates:
-        """Those that the settings say."""
-        return cls(config.rate, config.burst)
 
     def wait(self, caller: str) -> float | None:
         """Count a request; the seconds to wait where it is one too many, else None."""

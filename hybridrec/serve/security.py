@@ -17,13 +17,15 @@ from starlette.datastructures import Headers
 
 from hybridrec.checks import HybridrecError
 from hybridrec.serve.callers import NOBODY, Caller, needed
-from hybridrec.serve.errors import Refusal, refusal_of
+from hybridrec.serve.errors import RefusalError, refusal_of
 from hybridrec.serve.hosts import Hosts
 from hybridrec.serve.rates import Rates
 
 if TYPE_CHECKING:
+    from starlette.datastructures import State
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from hybridrec.serve.config import ServeConfig
     from hybridrec.serve.service import Service
 
 VISIT = "hybridrec.visit"
@@ -72,15 +74,21 @@ class Guard:
 
     Args:
         app: what it stands before.
-        service: knows the keys, counts and logs.
+        config: the settings.
+        state: of the application: holds the service as soon as it has begun.
     """
 
-    def __init__(self, app: ASGIApp, *, service: Service) -> None:
+    def __init__(self, app: ASGIApp, *, config: ServeConfig, state: State) -> None:
         self._app = app
-        self._service = service
-        self._hosts = Hosts(service.config)
-        self._rates = Rates.of(service.config)
-        self._most = service.config.body_bytes
+        self._state = state
+        self._hosts = Hosts(config)
+        self._rates = Rates(config.rate, config.burst)
+        self._most = config.body_bytes
+
+    @property
+    def _service(self) -> Service:
+        service: Service = self._state.service
+        return service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -116,7 +124,7 @@ class Guard:
         scope_needed = needed(method, path)
         probe = path in ("/healthz", "/readyz")
         if not probe and not self._hosts.allow(headers.get("host", "")):
-            raise Refusal(
+            raise RefusalError(
                 421,
                 "wrong_host",
                 f"Host {headers.get('host', '')[:100]!r} is not a name of this service: start it "
@@ -126,14 +134,14 @@ class Guard:
         if scope_needed is not None:
             try:
                 caller = await self._service.doorkeeper.caller(headers.get("authorization"))
-            except Refusal:
+            except RefusalError:
                 self._paced(scope, None)
                 raise
             caller.require(scope_needed, f"{method} {_template(path)}")
         if not probe:
             self._paced(scope, caller.key)
         if method in _WRITES and not _is_json(headers.get("content-type", "")):
-            raise Refusal(
+            raise RefusalError(
                 415, "content_type", "send JSON with the header Content-Type: application/json"
             )
         return caller
@@ -142,14 +150,14 @@ class Guard:
         client = scope.get("client") or ("unknown", 0)
         wait = self._rates.wait(f"address:{client[0]}" if key is None else f"key:{key}")
         if wait is not None:
-            raise Refusal(
+            raise RefusalError(
                 429, "rate", f"too many requests: wait {wait:.1f} seconds", retry_after=wait
             )
 
     async def _body(self, method: str, headers: Headers, receive: Receive) -> bytes:
-        if method not in _WRITES and "content-length" not in headers:
-            if "transfer-encoding" not in headers:
-                return b""
+        told = "content-length" in headers or "transfer-encoding" in headers
+        if method not in _WRITES and not told:
+            return b""
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and len(declared) < 19 and int(declared) > self._most:
             raise self._too_large()
@@ -160,7 +168,7 @@ class Guard:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise Refusal(499, "gone", "the client is gone")
+                        raise RefusalError(499, "gone", "the client is gone")
                     part = message.get("body", b"")
                     size += len(part)
                     if size > self._most:
@@ -168,7 +176,7 @@ class Guard:
                     parts.append(part)
                     more = message.get("more_body", False)
         except TimeoutError as error:
-            raise Refusal(
+            raise RefusalError(
                 408,
                 "slow_body",
                 f"the body did not come within {BODY_SECONDS:g} seconds",
@@ -176,29 +184,29 @@ class Guard:
             ) from error
         return b"".join(parts)
 
-    def _too_large(self) -> Refusal:
-        return Refusal(
+    def _too_large(self) -> RefusalError:
+        return RefusalError(
             413,
             "too_large",
             f"the body is larger than {self._most} bytes: send it in parts",
             headers={"Connection": "close"},
         )
 
-    def _refusal(self, error: Exception, visit: Visit) -> Refusal:
+    def _refusal(self, error: Exception, visit: Visit) -> RefusalError:
         if isinstance(error, HybridrecError):
             return refusal_of(error)
         self._service.failed(visit, error)
-        return Refusal(
+        return RefusalError(
             500, "internal", f"something is broken here; the log has it as {visit.request_id}"
         )
 
-    def _count(self, refusal: Refusal) -> None:
+    def _count(self, refusal: RefusalError) -> None:
         reason = "rate" if refusal.code == "rate" else _REASONS.get(refusal.status)
         if reason is not None:
             self._service.rejected(reason)
 
 
-async def send_refusal(refusal: Refusal, visit: Visit, send: Send) -> None:
+async def send_refusal(refusal: RefusalError, visit: Visit, send: Send) -> None:
     """Answer with an error."""
     visit.code = refusal.code
     body = refusal.body(visit.request_id)

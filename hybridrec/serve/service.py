@@ -14,7 +14,7 @@ from hybridrec.serve.answering import answer
 from hybridrec.serve.batching import Batcher, QueueFull
 from hybridrec.serve.callers import Doorkeeper
 from hybridrec.serve.catalogue import Catalogue
-from hybridrec.serve.errors import MissingError, NotReadyError, NothingBeforeError
+from hybridrec.serve.errors import MissingError, NothingBeforeError
 from hybridrec.serve.remembering import Sample
 from hybridrec.serve.translating import (
     Person,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hybridrec.serve.asking import Ask
-    from hybridrec.serve.callers import Caller
     from hybridrec.serve.config import ServeConfig
     from hybridrec.serve.loaded import Loaded
     from hybridrec.serve.metrics import Metrics

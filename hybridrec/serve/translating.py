@@ -58,9 +58,7 @@ def _known(loaded: Loaded, items: Sequence[str]) -> tuple[Id, ...]:
     return tuple(loaded.item_id(code) for code in codes[codes >= 0])
 
 
-def recommend_ask(
-    asked: schema.RecommendRequest, person: Person, deadline: Deadline | None
-) -> Ask:
+def recommend_ask(asked: schema.RecommendRequest, person: Person, deadline: Deadline | None) -> Ask:
     """What ``POST /v1/recommend`` asks of the batcher."""
     return Ask(
         user=person.user,
@@ -108,9 +106,7 @@ def response_of(
         popular=answer.popular,
         degraded=answer.degraded,
         items=[_item(loaded, rank, found) for rank, found in enumerate(answer.items, start=1)],
-        history=[
-            schema.HistoryItem(item=item, title=title) for item, title in answer.history
-        ]
+        history=[schema.HistoryItem(item=item, title=title) for item, title in answer.history]
         if explain
         else None,
         seconds=dict(answer.seconds) if explain else None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
-from hybridrec.serve.errors import Refusal
+from hybridrec.serve.errors import RefusalError
 from hybridrec.serve.schema import ErrorResponse
 from hybridrec.serve.security import VISIT, Visit
 from hybridrec.serve.service import Service
@@ -48,8 +48,7 @@ def errors(*more: int, body: bool = False, key: bool = True) -> dict[int | str, 
     if key:
         found.update((401, 403, 503))
     return {
-        status: {"model": ErrorResponse, "description": _ERRORS[status]}
-        for status in sorted(found)
+        status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in sorted(found)
     }
 
 
@@ -71,14 +70,14 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """What ``work`` returns; it is cancelled as soon as nobody waits for it any more.
 
     Raises:
-        Refusal: the client has gone.
+        RefusalError: the client has gone.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Refusal(499, "gone", "the client is gone")
+            raise RefusalError(499, "gone", "the client is gone")
         return task.result()
     finally:
         gone.cancel()

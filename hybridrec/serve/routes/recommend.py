@@ -41,9 +41,7 @@ async def rank(
 
 
 @router.post("/similar", responses=errors(body=True))
-async def similar(
-    asked: SimilarRequest, service: TheService, visit: TheVisit
-) -> SimilarResponse:
+async def similar(asked: SimilarRequest, service: TheService, visit: TheVisit) -> SimilarResponse:
     """The items nearest to one, by the cosine of their vectors."""
     return await service.similar(asked, visit)
 
