@@ -182,6 +182,15 @@ class ReadsVectors(Protocol):
 
 
 @runtime_checkable
+class ReadsContext(Protocol):
+    """A reranker that reads columns of the request."""
+
+    @property
+    def context_columns(self) -> tuple[str, ...]:
+        """Those that every request must give a value of."""
+
+
+@runtime_checkable
 class Forgets(Protocol):
     """A stage that keeps something of a user between requests."""
 

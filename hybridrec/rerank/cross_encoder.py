@@ -79,6 +79,11 @@ class CrossEncoder:
         """
         return len(self._catalogue())
 
+    @property
+    def context_columns(self) -> tuple[str, ...]:
+        """Columns that every request must give a value of: those that the template names."""
+        return tuple(self._network().frame.context)
+
     def untuned(self) -> Self:
         """A new one of the same settings and catalogue, over the weights of ``model`` as they came.
 

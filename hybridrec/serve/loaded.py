@@ -63,6 +63,11 @@ class Loaded:
         """The fitted stages."""
         return self.engine.pipeline
 
+    @cached_property
+    def reads_users(self) -> bool:
+        """Whether a stage knows users by their codes alone, and has nothing to say of others."""
+        return any(getattr(stage, "reads_users", False) for stage in self._stages)
+
     def item(self, given: Id) -> Id:
         """An item's id of the wire or of the store in the type that the model has.
 
@@ -132,11 +137,13 @@ class Loaded:
         Of a user whom the model does not know nothing tells what is his: then what is kept of all
         such users goes.
         """
-        pipeline = self.pipeline
         code = self.user_code(user)
-        blend = pipeline.blend
-        stages: list[object] = [*blend.recallers, *blend.scorers, pipeline.reranker]
-        return sum(stage.forget(code) for stage in stages if isinstance(stage, Forgets))
+        return sum(stage.forget(code) for stage in self._stages if isinstance(stage, Forgets))
+
+    @property
+    def _stages(self) -> list[object]:
+        blend = self.pipeline.blend
+        return [*blend.recallers, *blend.scorers, self.pipeline.reranker]
 
     @cached_property
     def _codes(self) -> dict[str, int]:

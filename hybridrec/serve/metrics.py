@@ -1,8 +1,8 @@
 """What Prometheus reads of the service: one registry, every name in one place.
 
-With ``PROMETHEUS_MULTIPROC_DIR`` set before this module is imported, the workers of one service
-share that folder (empty when the service starts) and each of them answers ``/metrics`` for all:
-counters, histograms, the queue and the model add up, figures of drift carry the worker's ``pid``.
+Workers of one service share a folder (:mod:`hybridrec.serve.metrics_folder`), and each of them answers
+``/metrics`` for all: counters, histograms, the queue and the model add up, while figures of drift
+carry the worker's ``pid``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from hybridrec.checks import InputError
 from hybridrec.serve.asking import Degradation
 from hybridrec.serve.drift import TOP, Drift, DriftConfig
+from hybridrec.serve.metrics_folder import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from hybridrec.serve.asking import Id
 
 _MULTIPROCESS: Any = multiprocess  # the one part of prometheus_client without types
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _MOST_REQUESTS = 512
 
 # One to ten thousand milliseconds, six steps a decade: no quantile is off by more than a half.
@@ -65,11 +66,15 @@ class Metrics:
 
     Args:
         drift: how much of what is served is looked at.
+
+    Raises:
+        InputError: there is a folder to share, and prometheus_client was imported before it was.
     """
 
     def __init__(self, drift: DriftConfig | None = None) -> None:
         self.registry = CollectorRegistry()
-        self._folder = os.environ.get(_FOLDER)
+        folder = os.environ.get(VARIABLE)
+        self._folder = None if folder is None else Path(folder)
         if self._folder is None:
             ProcessCollector(registry=self.registry)
         self._drift_config = drift or DriftConfig()
@@ -82,6 +87,11 @@ class Metrics:
         self._make_times()
         self._make_counters()
         self._make_drift()
+        if self._folder is not None and not any(self._folder.glob(f"*_{os.getpid()}.db")):
+            raise InputError(
+                f"{VARIABLE} is {folder!r}, but prometheus_client was imported before it was set: "
+                "start the workers within metrics_folder(), as processes of their own"
+            )
 
     def _make_times(self) -> None:
         self._stage = self._histogram("stage_seconds", "Time by stage.", SECONDS, "stage")
@@ -182,10 +192,10 @@ class Metrics:
         """
         histogram = self._requests.get((route, status))
         if histogram is None:
-            if len(self._requests) >= _MOST_REQUESTS:
-                route = "other"
-            histogram = self._request.labels(route, str(status))
-            self._requests[route, status] = histogram
+            known = len(self._requests) < _MOST_REQUESTS
+            histogram = self._request.labels(route if known else "other", str(status))
+            if known:
+                self._requests[route, status] = histogram
         histogram.observe(seconds)
 
     def count_degraded(self, kind: Degradation) -> None:
@@ -268,9 +278,9 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         registry = self.registry
         if self._folder is not None:
-            _bury_the_dead(Path(self._folder))
+            _bury_the_dead(self._folder)
             registry = CollectorRegistry()
-            _MULTIPROCESS.MultiProcessCollector(registry, path=self._folder)
+            _MULTIPROCESS.MultiProcessCollector(registry, path=str(self._folder))
         return encode(registry), content_type
 
 
