@@ -1,8 +1,8 @@
 """What Prometheus reads of the service: one registry, every name in one place.
 
-Workers of one service share a folder (:mod:`hybridrec.serve.metrics_folder`), and each of them answers
-``/metrics`` for all: counters, histograms, the queue and the model add up, while figures of drift
-carry the worker's ``pid``.
+Workers of one service share a folder (:mod:`hybridrec.serve.metrics_folder`), and each of them
+answers ``/metrics`` for all: counters, histograms, the queue and the model add up, while figures of
+drift carry the worker's ``pid``.
 """
 
 from __future__ import annotations
