@@ -149,6 +149,9 @@ class Metrics:
             f"{self._drift_config.reference}.",
             "liveall",
         )
+        self._compared = self._gauge(
+            "drift_answers", "Answers that the figures of drift are of, so far.", "liveall"
+        )
         self._clear_drift()
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
@@ -258,10 +261,12 @@ class Metrics:
     def _clear_drift(self) -> None:
         for gauge in (self._coverage, self._cold, self._shift, self._trained_cold):
             gauge.set(math.nan)
+        self._compared.set(0)
 
     def _show_drift(self) -> None:
         self._score.observe_all(self._drift.newest)
         figures = self._drift.figures
+        self._compared.set(figures.answers)
         self._cold.set(figures.cold)
         self._shift.set(figures.scores)
         if self._catalogue:
