@@ -7,9 +7,13 @@ Prometheus has tools for is given to them where they are installed (marker ``ser
 import argparse
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 from deploy_helper import (
     DASHBOARD,
@@ -72,6 +76,30 @@ def parsed(arguments):
 @pytest.mark.parametrize("path", YAML, ids=lambda path: str(path.relative_to(DEPLOY)))
 def test_yaml_parses(path):
     assert all(isinstance(each, dict) and each for each in documents(path))
+
+
+# -- linters --------------------------------------------------------------------------------------
+
+
+def test_hadolint_finds_no_fault_in_the_dockerfile():
+    linter = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    done = subprocess.run([linter, DEPLOY / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_yamllint_finds_no_fault():
+    command = [sys.executable, "-m", "yamllint", "--strict", "."]
+    done = subprocess.run(command, cwd=DEPLOY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.yaml")), ids=lambda path: path.name)
+def test_kubernetes_knows_every_field(path):
+    for each in documents(path):
+        if "kind" not in each or each["kind"] == "Kustomization":
+            continue  # Helm's values, and what only kubectl reads
+        for version in ("1.30", kubernetes_validate.latest_version()):
+            kubernetes_validate.validate(each, version, strict=True)
 
 
 # -- what is asked of Prometheus ------------------------------------------------------------------
