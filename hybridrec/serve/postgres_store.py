@@ -243,6 +243,7 @@ class PostgresStore:
         """See :class:`~hybridrec.serve.store.Store`."""
         if not self._limit:
             return
+        items = [rules.checked_text("history", item) for item in history]
         tag = None
         if user is not None:
             tag = rules.user_tag(self.secret(), rules.checked_text("user", user))
@@ -250,10 +251,7 @@ class PostgresStore:
         def work(connection: Connection) -> None:
             if tag and not connection.execute(table.KNOWN, (user,)).fetchone():
                 return
-            connection.execute(
-                "INSERT INTO hybridrec.queries (tag, history) VALUES (%s, %s)",
-                (tag, [rules.checked_text("history", item) for item in history]),
-            )
+            connection.execute(table.KEEP_QUERY, (tag, items))
             connection.execute(table.DROP_QUERIES, (self._limit,))
 
         self._write(work)

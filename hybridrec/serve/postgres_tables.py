@@ -91,6 +91,7 @@ USERS: LiteralString = """
     )
     SELECT user_id FROM found WHERE user_id IS NOT NULL LIMIT %s"""
 KNOWN: LiteralString = "SELECT 1 FROM hybridrec.events WHERE user_id = %s LIMIT 1"
+KEEP_QUERY: LiteralString = "INSERT INTO hybridrec.queries (tag, history) VALUES (%s, %s)"
 DROP_QUERIES: LiteralString = """
     DELETE FROM hybridrec.queries WHERE arrival NOT IN
         (SELECT arrival FROM hybridrec.queries ORDER BY arrival DESC LIMIT %s)"""
