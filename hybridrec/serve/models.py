@@ -187,4 +187,8 @@ class Models:
         current = self.current
         _log.info("version %s answers", current.version)
         if self._metrics is not None:
-            self._metrics.set_model(current.version, items=current.data.n_items)
+            self._metrics.set_model(
+                current.version,
+                items=current.data.n_items,
+                cold_users=current.engine.report.cold_share,
+            )
