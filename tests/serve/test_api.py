@@ -9,7 +9,8 @@ import httpx2
 import pytest
 from api_helper import asking, error, listening, settings
 
-from hybridrec.serve.schema import MOST_EVENTS, RecommendResponse, UserResponse
+from hybridrec.serve.schema import RecommendResponse, UserResponse
+from hybridrec.serve.schema_types import MOST_EVENTS
 from hybridrec.serve.service import Service
 
 
