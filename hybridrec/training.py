@@ -79,7 +79,11 @@ def train(
         FitError: there is nothing that the reranker could learn from.
     """
     plan = LearningPlan.of(data, settings.seed)
-    report = TrainingReport(users=len(data.histories), users_without_rows=plan.users_without_rows)
+    report = TrainingReport(
+        users=len(data.histories),
+        users_without_rows=plan.users_without_rows,
+        users_without_history=int(np.count_nonzero(data.histories.lengths == 0)),
+    )
     base = data.keep_events(plan.base)
     scorers = [*recallers, *signals]
     for scorer in track(scorers, "fit A", len(scorers)):

@@ -5,39 +5,40 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
-
-MOST_K = 1000
-MOST_DEPTH = 2000
-MOST_HISTORY = 1000
-MOST_IDS = 10_000
-"""Ids in ``allow`` and ``block``."""
-MOST_CANDIDATES = 1000
-MOST_EVENTS = 1000
-MOST_TEXT = 256
-"""Characters of an id, of a search and of a context value."""
-MOST_CONTEXT = 32
-
-Id = (
-    Annotated[StrictStr, Field(min_length=1, max_length=MOST_TEXT)]
-    | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+from pydantic import (
+    BaseModel,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
 )
-"""A user or an item: a string or an integer, coerced to the type of id that the model has."""
 
-Value = (
-    Annotated[StrictStr, Field(max_length=MOST_TEXT)]
-    | StrictBool
-    | StrictInt
-    | Annotated[float, Field(allow_inf_nan=False)]
+from hybridrec.serve.schema_types import (
+    MOST_CANDIDATES,
+    MOST_CONTEXT,
+    MOST_DEPTH,
+    MOST_FOUND,
+    MOST_HISTORY,
+    MOST_IDS,
+    MOST_K,
+    MOST_TEXT,
+    Id,
+    Strict,
+    Value,
 )
+from hybridrec.serve.schema_users import Event as Event
+from hybridrec.serve.schema_users import EventBatch as EventBatch
+from hybridrec.serve.schema_users import Events as Events
+from hybridrec.serve.schema_users import EventsResponse as EventsResponse
+from hybridrec.serve.schema_users import ForgottenResponse as ForgottenResponse
+from hybridrec.serve.schema_users import StoredEvent as StoredEvent
+from hybridrec.serve.schema_users import UserResponse as UserResponse
+from hybridrec.serve.schema_users import UsersQuery as UsersQuery
+from hybridrec.serve.schema_users import UsersResponse as UsersResponse
+
 Degraded = Literal["fewer_reranked", "no_reranker", "popularity"]
 """What was left out for want of time, least first."""
-
-
-class Strict(BaseModel):
-    """Refuses fields that it does not know, so that a misspelt one is no silent default."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Stages(Strict):
@@ -185,59 +186,13 @@ class SimilarResponse(BaseModel):
     items: list[SimilarItem]
 
 
-class Event(Strict):
-    """Something a user did."""
+class ItemsQuery(Strict):
+    """What ``GET /v1/items`` is asked."""
 
-    id: Annotated[StrictStr, Field(min_length=1, max_length=128)] = Field(
-        description="Of the caller's choice, unique per key: sent twice, it counts once."
+    search: Annotated[str, Field(max_length=MOST_TEXT)] = Field(
+        description="Words of a title, or an id."
     )
-    user: Id
-    item: Id
-    time: datetime | None = Field(
-        None, description="RFC 3339 with its offset; default now. No later than in 5 minutes."
-    )
-    liked: StrictBool = Field(
-        True, description="False: seen, so not recommended, but no part of the history."
-    )
-
-
-class EventBatch(Strict):
-    """All of them are stored or none."""
-
-    events: Annotated[list[Event], Field(min_length=1, max_length=MOST_EVENTS)]
-
-
-class EventsResponse(BaseModel):
-    """``POST /v1/events``; what it counts is on the disk."""
-
-    request_id: str
-    accepted: int
-    duplicates: int = Field(description="Had been stored before, with the same content.")
-
-
-class StoredEvent(BaseModel):
-    """One event of a user."""
-
-    id: str | None = Field(description="null for one that came with the model.")
-    item: Id
-    time: datetime | None
-    liked: bool
-    title: str | None = None
-
-
-class UserResponse(BaseModel):
-    """``GET /v1/users/{user}``: everything that is stored of a user, oldest first."""
-
-    user: Id
-    events: list[StoredEvent]
-
-
-class ForgottenResponse(BaseModel):
-    """``DELETE /v1/users/{user}``: what was removed."""
-
-    user: Id
-    events: int
-    queries: int = Field(description="Stored for checking new models.")
+    limit: Annotated[int, Field(ge=1, le=MOST_FOUND)] = 10
 
 
 class FoundItem(BaseModel):
@@ -273,6 +228,19 @@ class LoadRequest(Strict):
     """``POST /v1/models/load``: the folder's current version, or a named one."""
 
     version: Annotated[StrictStr, Field(max_length=MOST_TEXT)] | None = None
+
+
+class HealthResponse(BaseModel):
+    """``GET /healthz``: the process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyResponse(BaseModel):
+    """``GET /readyz``: it has a model, and its store can be reached."""
+
+    status: Literal["ready"] = "ready"
+    model: str
 
 
 class ErrorBody(BaseModel):
