@@ -14,12 +14,12 @@ import numpy as np
 from hybridrec.bars import track
 from hybridrec.data.learning import EVENTS_A_LEARNING_EVENT
 from hybridrec.evaluation.metrics import per_user
-from hybridrec.fuse.baselines import ConvexFusion, ReciprocalRankFusion
+from hybridrec.fuse.baselines import ConvexFusion, OrderBefore, ReciprocalRankFusion
 from hybridrec.fuse.calibration import Calibration
 from hybridrec.fuse.linear import LinearFusion
 from hybridrec.fuse.trees import TreeFusion
 from hybridrec.lessons import Lists, learning_lists
-from hybridrec.pipeline import with_reranker
+from hybridrec.pipeline import BEFORE, with_reranker
 from hybridrec.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hybridrec.candidates import Candidates, Queries
     from hybridrec.data.dataset import Dataset
     from hybridrec.data.learning import LearningPlan, LearningRows
+    from hybridrec.evaluation.metrics import Values
     from hybridrec.lessons import Training, TrainingReport
     from hybridrec.pipeline import Reranker
     from hybridrec.protocols import Fusion
@@ -38,6 +39,8 @@ _log = logging.getLogger("hybridrec")
 _CHOICE_DEPTH = 10
 _CHOICE_LISTS = 10_000
 """Validation lists that a choice among kinds looks at."""
+KEPT = "the order before"
+"""What the report calls the choice to leave the reranker unasked."""
 
 
 def every_kind() -> list[Fusion]:
@@ -139,7 +142,8 @@ class Fusing:
         """Of all kinds, fitted to ``learned``, the one with the best NDCG@10 on ``held``.
 
         With its calibration by ``held``, which changes no order, where that is asked for, and with
-        all of them by name.
+        all of them by name. With the reranker, the order before it stands unless the best kind is
+        better by more than chance.
         """
         targets = learned.rows.targets
         fitted = {
@@ -148,8 +152,14 @@ class Fusing:
         }
         best = next(iter(fitted))
         if held is not None:
-            found = {name: _ndcg(fusion, held) for name, fusion in fitted.items()}
+            ndcg = {name: _ndcg(fusion, held) for name, fusion in fitted.items()}
+            found = {name: float(values.mean()) for name, values in ndcg.items()}
             best = max(found, key=lambda name: found[name])
+            if label == "with" and len(self.kinds) > 1:
+                before = OrderBefore(signals=[BEFORE]).fit(learned.candidates, targets)
+                fitted[KEPT], values = before, _ndcg(before, held)
+                found[KEPT] = float(values.mean())
+                best = best if _clearly_better(ndcg[best], values) else KEPT
             self.report.fusion[label] = found
             _log.info(
                 "fusion %s the reranker's signal: %s; NDCG@10 on %d validation lists: %s",
@@ -158,6 +168,11 @@ class Fusing:
                 len(held.rows),
                 {name: round(ndcg, 4) for name, ndcg in found.items()},
             )
+            if best == KEPT:
+                _log.warning(
+                    "the reranker brings nothing that these lists show, so it is not asked, and "
+                    "the order before it stands; one fusion rather than several always asks it"
+                )
         self.report.fused_by[label] = best
         calibration = None
         if held is not None and self.settings.calibrated:
@@ -201,8 +216,18 @@ def _scored(lists: Lists, reranker: Reranker) -> Lists:
     return replace(lists, candidates=with_reranker(head, reranker.name, scores))
 
 
-def _ndcg(fusion: Fusion, held: Lists) -> float:
-    """A list without its target counts 0: for every kind alike."""
+def _ndcg(fusion: Fusion, held: Lists) -> Values:
+    """(n,) of each list; one without its target counts 0, for every kind alike."""
     targets = Ragged.from_rows([[target] for target in held.rows.targets])
     ranked = fusion.rank(held.candidates)
-    return float(per_user(ranked.items, targets, _CHOICE_DEPTH).ndcg.mean())
+    return per_user(ranked.items, targets, _CHOICE_DEPTH).ndcg
+
+
+def _clearly_better(values: Values, others: Values) -> bool:
+    """Whether ``values`` are greater by more than the standard error of the difference.
+
+    A reranker is the dearest stage by far: chance alone must not bring it in.
+    """
+    difference = values - others
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.inf
+    return bool(difference.mean() > error)

@@ -147,7 +147,7 @@ def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, ty
 
 def known_kinds() -> dict[str, type]:
     """The stage classes of hybridrec by name; importing them loads no torch."""
-    from hybridrec.fuse.baselines import ConvexFusion, ReciprocalRankFusion
+    from hybridrec.fuse.baselines import ConvexFusion, OrderBefore, ReciprocalRankFusion
     from hybridrec.fuse.calibration import Calibration
     from hybridrec.fuse.linear import LinearFusion
     from hybridrec.fuse.trees import TreeFusion
@@ -177,7 +177,7 @@ def known_kinds() -> dict[str, type]:
         TextRecall,
     )
     signals = (AtHalfLife, HistoryLength, HistoryStage, ItemAge, NewestGap, RecentPopularity)
-    fusions = (ConvexFusion, LinearFusion, ReciprocalRankFusion, TreeFusion)
+    fusions = (ConvexFusion, LinearFusion, OrderBefore, ReciprocalRankFusion, TreeFusion)
     kinds: tuple[type, ...] = (*recallers, *signals, *fusions, Calibration, CrossEncoder, Newcomers)
     return {kind.__name__: kind for kind in kinds}
 

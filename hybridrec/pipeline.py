@@ -16,6 +16,7 @@ import numpy as np
 from hybridrec.candidates import Candidates
 from hybridrec.checks import InputError
 from hybridrec.evaluation.protocol import StageList
+from hybridrec.fuse.baselines import OrderBefore
 from hybridrec.fuse.calibration import PROBABILITY
 from hybridrec.protocols import HasItemVectors
 from hybridrec.ragged import Ragged
@@ -95,7 +96,8 @@ class Pipeline:
         reranker: scores the first ``rerank_depth`` candidates; None leaves the stage out.
         fusion: orders candidates by the signals on them; None keeps the blend's order.
         fusion_with_reranker: orders again what the reranker has scored: by that score and by what
-            ``fusion`` made of the signals (``BEFORE``).
+            ``fusion`` made of the signals (``BEFORE``). An ``OrderBefore`` here leaves the reranker
+            unasked: on validation lists it brought nothing.
         newcomers: finds items without events and gives them places of their own; None leaves such
             items to whichever recaller brings them.
         calibration: fills the column ``PROBABILITY`` of what ``fusion`` orders; None for none.
@@ -117,6 +119,11 @@ class Pipeline:
     calibration_with_reranker: Calibration | None = None
     tried: Mapping[str, Fusion] = field(default_factory=dict)
     tried_with_reranker: Mapping[str, Fusion] = field(default_factory=dict)
+
+    @property
+    def asks_reranker(self) -> bool:
+        """Whether requests go through the reranker: there is one, and its fusion reads it."""
+        return self.reranker is not None and not isinstance(self.fusion_with_reranker, OrderBefore)
 
     def __post_init__(self) -> None:
         """Whatever the reranker and the newcomers read are this pipeline's recallers."""
@@ -213,7 +220,7 @@ class Pipeline:
         if self.newcomers is not None:  # before the reranker takes what time there is
             with watch.timing("newcomers"):
                 found = self.newcomers.wanted(queries, ordered, depth, k)
-        if self.reranker is not None and rerank:
+        if rerank and self.asks_reranker:
             with watch.timing("rerank"):
                 head = self.reranked_head(queries, ordered, deadline)
             head = head if head.depth else None

@@ -162,16 +162,11 @@ def _acquainted(
 ) -> Newcomers:
     """Newcomers whose fusion has learned from the users in R, on items that fit A has met."""
     newcomers = newcomers.unfitted().fit(base).use(blend.recallers, blend.scorers)
-    rows = plan.taught.select(~newcomers.unmet[plan.taught.targets])
-    lists = learning_lists(
-        "newcomers",
-        rows,
-        newcomers.config.lists,
-        newcomers.candidates,
-        data,
-        report,
-        np.random.default_rng(settings.seed + 4),
-    )
+    generator, most = np.random.default_rng(settings.seed + 4), newcomers.config.lists
+    rows = plan.taught.select(~newcomers.unmet[plan.taught.targets]).sample(2 * most, generator)
+    pools = newcomers.pools(generator)
+    recall = partial(newcomers.among, pools=pools, chosen=pools[rows.targets])
+    lists = learning_lists("newcomers", rows, most, recall, data, report, generator)
     if not len(lists.rows):
         _log.warning("no list to learn from for newcomers: they stand as texts and scores merge")
         return newcomers

@@ -11,7 +11,7 @@ import hybridrec as hr
 from hybridrec.data.learning import LearningPlan
 from hybridrec.evaluation.metrics import per_user
 from hybridrec.fuse.calibration import PROBABILITY, Calibration
-from hybridrec.fusing import every_kind
+from hybridrec.fusing import KEPT, every_kind
 from hybridrec.pipeline import BEFORE
 
 KINDS = {
@@ -233,13 +233,15 @@ def test_with_a_reranker_both_fusions_are_chosen_and_calibrated(split, tiny_enco
     ).fit(split.train)
     report = model.report
     assert set(report.fusion) == set(report.fused_by) == {"without", "with"}
-    assert model.reranker.name in model.pipeline.fusion_with_reranker.signals
     assert model.reranker.name not in model.pipeline.fusion.signals
     plan = LearningPlan.of(split.train, 0)
     assert report.asked["fusion"] == len(plan.reranker)
     assert report.asked["reranked fusion"] == len(plan.fusion)
-    assert model.pipeline.fusion_with_reranker.signals == (BEFORE, model.reranker.name)
-    assert set(model.pipeline.tried_with_reranker) == set(report.fusion["with"])
+    tried = model.pipeline.tried_with_reranker
+    kinds = {"LinearFusion", "ReciprocalRankFusion", KEPT}
+    assert set(tried) == set(report.fusion["with"]) == kinds
+    assert tried["LinearFusion"].signals == (BEFORE, model.reranker.name)
+    assert model.pipeline.fusion_with_reranker is tried[report.fused_by["with"]]
     users = split.train.users.ids[:9]
     got = answer(model, users)
     assert ((got.score >= 0) & (got.score <= 1)).all()
@@ -324,3 +326,75 @@ def test_signals_stand_beside_the_default_stages(split):
         model.fit(replace(split.train, ordered=False))
     with pytest.raises(hr.InputError, match="reads 'nothing'"):
         hr.HybridRecommender(signals=[hr.AtHalfLife("nothing", 7.0)])
+
+
+class Reader:
+    """A reranker that scores by a table (users, items), and counts what it is asked."""
+
+    name = "reader"
+
+    def __init__(self, table):
+        self.table, self.asked = table, 0
+
+    def untuned(self):
+        return self
+
+    def prepare(self, texts):
+        return self
+
+    def finetune(self, queries, candidates, targets, *, held_out=None):
+        return self
+
+    def to_json(self):
+        return {}
+
+    def score(self, queries, items):
+        self.asked += len(items)
+        scores = np.take_along_axis(self.table[queries.users], np.maximum(items, 0), axis=1)
+        return np.where(items >= 0, scores, -np.inf).astype(np.float32)
+
+
+def with_reader(split, table, fusion):
+    engine = hr.HybridRecommender(
+        recallers(), Reader(table.astype(np.float32)), fusion, depth=20, seed=1
+    )
+    return engine.fit(split.train)
+
+
+def test_a_reranker_that_shows_nothing_is_not_asked(split, caplog, tmp_path):
+    data = split.train
+    noise = np.random.default_rng(0).normal(size=(data.n_users, data.n_items))
+    kinds = [hr.ReciprocalRankFusion(), hr.LinearFusion()]
+    with caplog.at_level(logging.WARNING, logger="hybridrec"):
+        engine = with_reader(split, noise, kinds)
+    assert engine.report.fused_by["with"] == KEPT
+    assert "the reranker brings nothing that these lists show" in caplog.text
+    assert set(engine.report.fusion["with"]) == {"ReciprocalRankFusion", "LinearFusion", KEPT}
+    asked = engine.reranker.asked
+    ranking = engine.pipeline.ranking(split.queries)
+    assert engine.reranker.asked == asked
+    assert not engine.pipeline.asks_reranker
+    assert ranking.head is None
+    assert not ranking.reranked.any()
+    np.testing.assert_array_equal(ranking.answer.items, ranking.ordered.items)
+    report = hr.evaluate(engine, split)  # what it would say is still shown
+    np.testing.assert_array_equal(
+        report.per_user["fused, with LLM"], report.per_user["fused, no LLM"]
+    )
+    assert (report.per_user["llm alone"] != report.per_user["fused, no LLM"]).any()
+
+
+def test_a_reranker_that_knows_is_asked_and_one_fusion_always_asks(split):
+    data = split.train
+    rows, columns = data.histories.row_of(), data.histories.items
+    known = np.zeros((data.n_users, data.n_items))
+    known[rows, columns] = 1.0
+    knowing = with_reader(split, known, [hr.ConvexFusion(), hr.LinearFusion()])
+    assert knowing.pipeline.asks_reranker
+    assert knowing.report.fused_by["with"] in ("ConvexFusion", "LinearFusion")
+    found = knowing.report.fusion["with"]
+    assert found[knowing.report.fused_by["with"]] > found[KEPT] + 0.1
+    noise = np.random.default_rng(0).normal(size=known.shape)
+    alone = with_reader(split, noise, hr.LinearFusion())
+    assert alone.pipeline.asks_reranker
+    assert alone.pipeline.ranking(split.queries).reranked.any()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hybridrec.fuse.fusion import Arrays
     from hybridrec.ragged import Scores
 
-__all__ = ["ConvexFusion", "ReciprocalRankFusion"]
+__all__ = ["ConvexFusion", "OrderBefore", "ReciprocalRankFusion"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +121,42 @@ class ConvexFusion(ListFusion[ConvexFusionConfig]):
 
     def _take(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.weights = arrays["weights"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderBeforeConfig:
+    """Settings of :class:`OrderBefore`.
+
+    Attributes:
+        signals: the one column to order by.
+    """
+
+    signals: Sequence[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "signals", distinct_names("signals", self.signals))
+
+
+class OrderBefore(ListFusion[OrderBeforeConfig]):
+    """The order there was, told by one signal: where a later stage has nothing to add to it.
+
+    Args:
+        signals: the name of that signal, in a list.
+    """
+
+    _config = OrderBeforeConfig
+
+    def __init__(self, *, signals: Sequence[str]) -> None:
+        super().__init__(OrderBeforeConfig(signals=signals))
+
+    def _learn(self, columns: Scores, sizes: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        """There is nothing to learn."""
+
+    def _scored(self, columns: Scores, sizes: NDArray[np.int64]) -> NDArray[Any]:
+        return np.asarray(columns[0])
+
+    def _arrays(self) -> Arrays:
+        return {}
+
+    def _take(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        pass

@@ -176,11 +176,12 @@ class Models:
             try:
                 if storage.current(self._root) != self._seen:
                     self.load()
-            except HybridrecError as error:
-                # The folder has said it once: it is tried again when it says something else.
+            except StorageError as error:
+                # It will be no better the next time: tried again when the folder names another.
                 _log.error("the new version is not served: %s", error)
             except Exception:
-                _log.exception("the new version is not served")
+                _log.exception("the new version is not served yet: it is tried again")
+                self._seen = None
 
     def _swap(self, held: _Held) -> None:
         self._held = held
