@@ -122,6 +122,27 @@ def test_the_model_and_its_training_are_told(app, loaded):
     assert count(page, "training_cold_user_share") == 0  # every user of the data has events
 
 
+def test_drift_is_told_of_what_the_model_recommends_and_of_nothing_else(app):
+    metrics = app.app.state.service.metrics
+    told = []
+
+    def told_of(scores, items, cold_users):
+        told.append((list(scores), list(items), cold_users))
+
+    metrics.observe_answer = told_of
+    usual = app.post("/v1/recommend", json=ASKED).json()["items"]
+    stranger = app.post("/v1/recommend", json={"user": "nobody", "k": 2}).json()["items"]
+    late = app.post("/v1/recommend", json={**ASKED, "budget_ms": 0.01}).json()
+    assert late["degraded"]
+    app.post("/v1/recommend", json={**ASKED, "stages": {"rerank": False}})
+    app.post("/v1/rank", json={"user": "u1", "candidates": ["i1", "i2"]})
+    assert told == [
+        ([item["score"] for item in usual], [item["item"] for item in usual], 0),
+        ([], [item["item"] for item in stranger], 1),
+        ([], [item["item"] for item in late["items"]], 0),
+    ]
+
+
 def test_nobody_can_make_routes(app):
     for path in ("/nowhere/1", "/nowhere/2", "/v1/users/u1", "/v1/users/u2"):
         app.get(path)
