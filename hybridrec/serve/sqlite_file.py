@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -48,8 +48,8 @@ class SQLiteFile:
 
     Args:
         path: of the file, made with mode 0600 where there is none.
-        migrations: SQL scripts; the n-th makes version n of the tables from version n - 1. They
-            make a table ``unscrubbed``: a row in it says that the file still holds what is deleted.
+        migrations: scripts; the n-th makes version n of the tables from version n - 1. A row in
+            their table ``unscrubbed`` says that the file still holds what is deleted.
         patience: seconds to wait until nobody reads what is to be scrubbed.
         beside: open it also where another process has it; the tables must be there then.
 
@@ -166,9 +166,9 @@ class SQLiteFile:
         self._check_open()
         connection: sqlite3.Connection | None = None
         try:
-            try:
+            with suppress(IndexError):
                 connection = self._idle.pop()
-            except IndexError:
+            if connection is None:
                 connection = self._connection()
                 connection.execute("PRAGMA query_only=ON")
             yield connection
@@ -294,8 +294,7 @@ def _make_private(path: Path) -> None:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     """Which file stands at ``path``; None if there is none."""
-    try:
+    with suppress(OSError):
         status = os.stat(path)
         return status.st_dev, status.st_ino
-    except OSError:
-        return None
+    return None
