@@ -1,0 +1,67 @@
+// The versions in memory, and what can be put beside what is asked.
+
+import { byId, element } from "./dom.js";
+import { loadedModels } from "./service.js";
+import { VARIANTS } from "./state.js";
+
+let loaded = [];
+
+export async function refresh() {
+  loaded = await loadedModels();
+}
+
+/** Ask again if `version` answered and is not among them; whether it did. */
+export async function refreshIfNew(version) {
+  const [now] = loaded.filter((model) => model.role === "current");
+  if (!loaded.length || loaded.some((model) => model.version === version && now)) return false;
+  await refresh();
+  return true;
+}
+
+/** The version that answers when none is asked for; "" if that is not known. */
+export const current = () => loaded.find((model) => model.role === "current")?.version ?? "";
+
+export function show(state) {
+  const now = loaded.find((model) => model.role === "current");
+  byId("serving").textContent = now ? `${now.version}, ${now.items.toLocaleString("en")} items` : "";
+  byId("model-field").hidden = loaded.length < 2 && !state.model;
+  fill(byId("model"), choices(state), state.model);
+  fill(byId("compare"), beside(state), state.compare);
+}
+
+/** Headings of the lists that a state asks for. */
+export function labels(state) {
+  if (!state.compare) return ["Recommendations"];
+  if (Object.hasOwn(VARIANTS, state.compare)) return ["As asked", VARIANTS[state.compare].label];
+  return [named(state.model || current()), named(state.compare.slice("model:".length))];
+}
+
+function choices(state) {
+  const found = loaded.map((model) => [model.role === "current" ? "" : model.version, named(model.version)]);
+  if (!found.some(([value]) => value === "")) found.unshift(["", "The current one"]);
+  if (!found.some(([value]) => value === state.model)) found.push([state.model, named(state.model)]);
+  return found;
+}
+
+function beside(state) {
+  const shown = state.model || current();
+  const others = loaded.filter((model) => model.version !== shown);
+  const found = [["", "Nothing"], ...others.map((model) => [`model:${model.version}`, named(model.version)])];
+  if (state.rerank) found.push(["without-reranker", VARIANTS["without-reranker"].label]);
+  if (state.rerank || state.fuse) found.push(["recall", VARIANTS.recall.label]);
+  if (!found.some(([value]) => value === state.compare)) {
+    found.push([state.compare, VARIANTS[state.compare]?.label ?? named(state.compare.slice("model:".length))]);
+  }
+  return found;
+}
+
+function named(version) {
+  const model = loaded.find((one) => one.version === version);
+  if (!model) return version ? `${version} (not loaded)` : "The current one";
+  return `${version} (${model.role})`;
+}
+
+function fill(select, options, value) {
+  select.replaceChildren(...options.map(([given, label]) => element("option", { value: given }, label)));
+  select.value = value;
+}
