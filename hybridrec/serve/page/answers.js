@@ -1,6 +1,6 @@
 // Lists of recommendations, one or two, and what may stand in their place.
 
-import { element, milliseconds, number } from "./dom.js";
+import { aligned, element, milliseconds, number } from "./dom.js";
 import { compared, path, signals } from "./figures.js";
 import { row } from "./row.js";
 
@@ -44,8 +44,8 @@ export function waiting(count) {
 function summary(both) {
   const parts = [
     element("strong", {}, `${both.shared} shared`),
-    element("span", {}, `${both.onlyFirst} only on the left`),
-    element("span", {}, `${both.onlySecond} only on the right`),
+    element("span", {}, `${both.onlyFirst} only in the first`),
+    element("span", {}, `${both.onlySecond} only in the second`),
   ];
   if (both.sameOrder) parts.push(element("span", {}, "in the same order"));
   else if (both.shared) {
@@ -60,6 +60,7 @@ function column({ label, answer }, elsewhere, point) {
     signals: signals(answer.items),
     stages: stages.map((step) => step.stage),
     elsewhere,
+    score: aligned(answer.items.map((item) => item.score)),
   };
   const list = element(
     "ol",
@@ -80,11 +81,13 @@ function column({ label, answer }, elsewhere, point) {
 }
 
 function heading(label, answer, list) {
-  const opened = () => [...list.querySelectorAll("details")];
+  const all = list.getElementsByTagName("details");
+  const closed = () => [...all].some((one) => !one.open);
   const toggle = element("button", { type: "button", class: "quiet", click: () => {
-    const open = opened().some((one) => !one.open);
-    for (const one of opened()) one.open = open;
-  } }, "Open or close all");
+    const open = closed();
+    for (const one of all) one.open = open;
+  } }, "Open all");
+  list.addEventListener("toggle", () => (toggle.textContent = closed() ? "Open all" : "Close all"), true);
   const times = Object.entries(answer.seconds ?? {});
   return element(
     "header",

@@ -48,6 +48,7 @@ function showPerson() {
     : (known ?? []);
   showHistory(byId("history"), items, isHistory ? { move, remove } : null);
   byId("history").classList.toggle("editable", isHistory);
+  byId("history-part").hidden = !isHistory && items.length === 0;
   byId("history-note").textContent = items.length > 1 ? `${items.length}, newest first` : "";
   byId("history-edit").hidden = isHistory || items.length === 0;
   byId("history-clear").hidden = !isHistory || items.length === 0;
@@ -82,10 +83,20 @@ async function ask() {
   const labels = models.labels(state);
   results.forEach((result, n) => (result.label = labels[n]));
   remember(results.find((result) => result.answer)?.answer);
+  const open = openItems(place);
   place.replaceChildren(...columns(results, { point, again: ask }));
   place.classList.toggle("two", results.length > 1);
-  place.querySelector("details")?.setAttribute("open", "");
+  for (const row of place.querySelectorAll(".row:has(details)")) {
+    row.firstChild.open = open ? open.has(row.dataset.item) : results.length === 1 && !row.previousSibling;
+  }
   report(results);
+}
+
+/** Which items' reasons are open; null where there was no list before. */
+function openItems(place) {
+  if (!place.querySelector(".row")) return null;
+  const rows = [...place.querySelectorAll(".row:has([open])")];
+  return new Set(rows.map((row) => row.dataset.item));
 }
 
 /** {answer} or {error}; where a key may not see reasons, the list without them. */

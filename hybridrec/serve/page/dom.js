@@ -23,10 +23,23 @@ const SMALL = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notatio
 /** A score, short. */
 export function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  return (value !== 0 && Math.abs(value) < 1e-4 ? SMALL : PLAIN).format(value);
+  return minus((value !== 0 && Math.abs(value) < 1e-4 ? SMALL : PLAIN).format(value));
 }
 
-export const percent = (share) => `${Math.round(100 * share)} %`;
+/** Scores that stand under each other, with as many decimals as the largest needs. */
+export function aligned(values) {
+  const largest = Math.max(...values.filter(Number.isFinite).map(Math.abs), 0);
+  const digits = largest > 0 ? Math.min(8, Math.max(0, 3 - Math.floor(Math.log10(largest)))) : 0;
+  const format = new Intl.NumberFormat("en", {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  });
+  return (value) => (Number.isFinite(value) ? minus(format.format(value)) : "–");
+}
+
+const minus = (text) => text.replace(/^-/, "−");
+
+export const percent = (share) => (share > 0 && share < 0.005 ? "< 1 %" : `${Math.round(100 * share)} %`);
 
 export function milliseconds(seconds) {
   const value = 1000 * seconds;

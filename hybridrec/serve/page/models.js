@@ -23,7 +23,8 @@ export const current = () => loaded.find((model) => model.role === "current")?.v
 
 export function show(state) {
   const now = loaded.find((model) => model.role === "current");
-  byId("serving").textContent = now ? `${now.version}, ${now.items.toLocaleString("en")} items` : "";
+  byId("serving").textContent = now ? `${brief(now.version)}, ${now.items.toLocaleString("en")} items` : "";
+  byId("serving").title = now ? `${now.version}: ${now.stages.join(", ")}` : "";
   byId("model-field").hidden = loaded.length < 2 && !state.model;
   fill(byId("model"), choices(state), state.model);
   fill(byId("compare"), beside(state), state.compare);
@@ -57,8 +58,16 @@ function beside(state) {
 
 function named(version) {
   const model = loaded.find((one) => one.version === version);
-  if (!model) return version ? `${version} (not loaded)` : "The current one";
-  return `${version} (${model.role})`;
+  if (!model) return version ? `Not loaded: ${brief(version)}` : "The current one";
+  return `${model.role === "current" ? "Current" : "Previous"}: ${brief(version)}`;
+}
+
+/** When it was saved, if the version's name tells it; UTC. */
+export function brief(version) {
+  const parts = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\d*Z-[0-9a-f]+$/.exec(version);
+  if (!parts) return version;
+  const [, year, month, day, hour, minute, second] = parts;
+  return `${year}-${month}-${day} ${hour}:${minute}:${second}`;
 }
 
 function fill(select, options, value) {

@@ -9,8 +9,8 @@ const FULL = 2.5;
 const TAGS = { newcomers: "new item", popularity: "popular", degraded: "short of time" };
 
 /**
- * A list item. `shown` is what the whole list has in common: {signals, stages, elsewhere}, the
- * last a map from ids to places in the other list, or null. `point(item or null)` hears what is
+ * A list item. `shown` is what the whole list has in common: {signals, stages, elsewhere, score},
+ * where `elsewhere` is a map from ids to places in the other list, or null, and `score` writes one. `point(item or null)` hears what is
  * looked at.
  */
 export function row(item, place, shown, point) {
@@ -21,7 +21,7 @@ export function row(item, place, shown, point) {
     shown.stages.length ? places(steps, shown.stages) : null,
     shown.elsewhere ? other(item, shown.elsewhere) : null,
     shown.signals.length ? spark(shown.signals, place) : null,
-    element("span", { class: "score", title: `score ${item.score ?? "none"}` }, number(item.score)),
+    element("span", { class: "score", title: `score ${item.score ?? "none"}` }, shown.score(item.score)),
   ];
   const look = { pointerenter: () => point(item), pointerleave: () => point(null),
     focusin: () => point(item), focusout: () => point(null) };
@@ -152,7 +152,7 @@ function reasons(item, steps) {
   const lines = because.map((reason) => {
     const line = element(
       "li",
-      { title: `share ${reason.share}` },
+      { title: `${(100 * reason.share).toFixed(2)} % of what the history says for it` },
       element("span", { class: "name" }, reason.title ?? String(reason.item)),
       element("span", { class: "meter", "aria-hidden": "true" }, element("b")),
       element("span", { class: "value" }, percent(reason.share)),
@@ -177,11 +177,12 @@ function rules(item, steps) {
     if (rule === "popularity") return "It is popular: there was no history to go by.";
     if (rule === "degraded") return "Time ran out: a later stage had no say in its place.";
     if (rule !== "reranker") return `Moved by the rule “${rule}”.`;
-    const [before, after] = [at("fused") ?? at("recall"), at("reranked")];
-    if (before === undefined || after === undefined) return "The reranker moved it.";
-    return before === after
-      ? "The reranker moved others past it."
-      : `The reranker moved it ${after < before ? "up" : "down"}, from ${before} to ${after}.`;
+    const [before, alone] = [at("fused") ?? at("recall"), at("reranked")];
+    const moved = before === undefined || before === item.rank
+      ? "has moved"
+      : `went ${item.rank < before ? "up" : "down"}, from ${before} to ${item.rank}`;
+    if (alone === undefined) return `With the reranker it ${moved}.`;
+    return `The reranker alone would put it at ${alone}; with it the item ${moved}.`;
   });
   if (told.length) return told;
   return [item.reranked ? "The reranker has read it and left it where it was." : "No rule moved it: it stands where its scores put it."];
