@@ -1,4 +1,4 @@
-"""The page's files as they are served: types, policy, tags; nothing else of the package gets out."""
+"""The page's files as they are served: types, policy, tags; nothing else gets out."""
 
 import fnmatch
 import re
@@ -14,7 +14,12 @@ from hybridrec.serve.routes import page
 ROOT = Path(page.__file__).parents[3]
 FILES = sorted((ROOT / "hybridrec/serve/page").iterdir())
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+KINDS = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,9 @@ def test_every_file_is_packaged():
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_make_no_markup_of_text_and_ask_nobody_else(path):
     source = path.read_text(encoding="utf-8")
-    banned = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|DOMParser"
+    banned = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|DOMParser"
+    )
     assert not re.findall(banned, source)
     assert not re.findall(r"https?://|//cdn", source)
     assert not re.findall(r"localStorage|indexedDB|document\.cookie", source)

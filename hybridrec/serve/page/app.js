@@ -27,13 +27,15 @@ function change(patch, { push = false } = {}) {
   ask();
 }
 
-function show() {
+/** The state in the controls; a field that is being typed in keeps what it holds, unless `all`. */
+function show({ all = false } = {}) {
+  const free = (field) => all || document.activeElement !== field;
   const isHistory = state.who === "history";
   for (const radio of document.querySelectorAll("[name=who]")) radio.checked = radio.value === state.who;
   byId("user-picker").hidden = isHistory;
   byId("item-picker").hidden = !isHistory;
-  if (document.activeElement !== byId("user")) byId("user").value = state.user;
-  if (document.activeElement !== byId("k")) showK(String(state.k));
+  if (free(byId("user"))) byId("user").value = state.user;
+  if (free(byId("k"))) showK(String(state.k));
   byId("rerank").checked = state.rerank;
   byId("fuse").checked = state.fuse;
   byId("exclude-seen").checked = state.excludeSeen;
@@ -59,6 +61,12 @@ function showK(text) {
   byId("k").setCustomValidity("");
 }
 
+function takeK() {
+  const k = validK(byId("k").value);
+  byId("k").setCustomValidity(k === null ? `A whole number from 1 to ${MOST_K}` : "");
+  if (k !== null && k !== state.k) change({ k });
+}
+
 // Asking
 
 async function ask() {
@@ -74,7 +82,7 @@ async function ask() {
   }
   const asked = questions(state);
   place.setAttribute("aria-busy", "true");
-  if (!place.querySelector(".column") || place.childElementCount < asked.length) {
+  if (!place.querySelector(".column:not(.welcome)") || place.childElementCount < asked.length) {
     place.replaceChildren(...waiting(asked.length));
   }
   const results = await Promise.all(asked.map((question) => answerTo(question, signal)));
@@ -244,12 +252,8 @@ for (const radio of document.querySelectorAll("[name=who]")) {
 for (const [id, key] of [["rerank", "rerank"], ["fuse", "fuse"], ["exclude-seen", "excludeSeen"]]) {
   byId(id).addEventListener("change", (event) => change({ [key]: event.target.checked }));
 }
-byId("k").addEventListener("input", debounced(() => {
-  const k = validK(byId("k").value);
-  byId("k").setCustomValidity(k === null ? `A whole number from 1 to ${MOST_K}` : "");
-  if (k === null) byId("k").reportValidity();
-  else if (k !== state.k) change({ k });
-}, 300));
+byId("k").addEventListener("input", debounced(takeK, 300));
+byId("k").addEventListener("change", takeK);
 byId("k").addEventListener("blur", () => showK(String(state.k)));
 byId("model").addEventListener("change", (event) => {
   const model = event.target.value;
@@ -279,7 +283,7 @@ byId("copy").addEventListener("click", async () => {
 addEventListener("hashchange", () => {
   state = fromFragment(location.hash);
   known = null;
-  show();
+  show({ all: true });
   ask();
 });
 onKey(start);

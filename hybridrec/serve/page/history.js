@@ -7,8 +7,11 @@ import { element, percent } from "./dom.js";
  * remove(place)} in places of `items`, every row can be moved and removed.
  */
 export function showHistory(list, items, edit = null) {
+  const buttons = list.getElementsByTagName("button");
+  const focused = [...buttons].indexOf(document.activeElement);
   const rows = items.map((item, place) => row(item, place, items.length, edit));
   list.replaceChildren(...rows.reverse());
+  buttons[focused]?.focus();  // an answer that comes in takes nobody's place away
 }
 
 /** Mark what speaks for the item that is looked at: a map from ids to shares, or null for none. */
