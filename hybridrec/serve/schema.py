@@ -5,39 +5,35 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
-
-MOST_K = 1000
-MOST_DEPTH = 2000
-MOST_HISTORY = 1000
-MOST_IDS = 10_000
-"""Ids in ``allow`` and ``block``."""
-MOST_CANDIDATES = 1000
-MOST_EVENTS = 1000
-MOST_TEXT = 256
-"""Characters of an id, of a search and of a context value."""
-MOST_CONTEXT = 32
-
-Id = (
-    Annotated[StrictStr, Field(min_length=1, max_length=MOST_TEXT)]
-    | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    Tag,
+    model_validator,
 )
-"""A user or an item: a string or an integer, coerced to the type of id that the model has."""
 
-Value = (
-    Annotated[StrictStr, Field(max_length=MOST_TEXT)]
-    | StrictBool
-    | StrictInt
-    | Annotated[float, Field(allow_inf_nan=False)]
+from hybridrec.serve.schema_types import (
+    MOST_CANDIDATES,
+    MOST_CONTEXT,
+    MOST_DEPTH,
+    MOST_EVENTS,
+    MOST_HISTORY,
+    MOST_IDS,
+    MOST_K,
+    MOST_TEXT,
+    NO_NUL,
+    Id,
+    Strict,
+    Time,
+    Value,
 )
+
 Degraded = Literal["fewer_reranked", "no_reranker", "popularity"]
 """What was left out for want of time, least first."""
-
-
-class Strict(BaseModel):
-    """Refuses fields that it does not know, so that a misspelt one is no silent default."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Stages(Strict):
@@ -188,12 +184,12 @@ class SimilarResponse(BaseModel):
 class Event(Strict):
     """Something a user did."""
 
-    id: Annotated[StrictStr, Field(min_length=1, max_length=128)] = Field(
+    id: Annotated[StrictStr, Field(min_length=1, max_length=128, pattern=NO_NUL)] = Field(
         description="Of the caller's choice, unique per key: sent twice, it counts once."
     )
     user: Id
     item: Id
-    time: datetime | None = Field(
+    time: Time | None = Field(
         None, description="RFC 3339 with its offset; default now. No later than in 5 minutes."
     )
     liked: StrictBool = Field(
@@ -205,6 +201,18 @@ class EventBatch(Strict):
     """All of them are stored or none."""
 
     events: Annotated[list[Event], Field(min_length=1, max_length=MOST_EVENTS)]
+
+
+def _one_or_many(value: object) -> str:
+    many = "events" in value if isinstance(value, dict) else isinstance(value, EventBatch)
+    return "batch" if many else "event"
+
+
+Events = Annotated[
+    Annotated[Event, Tag("event")] | Annotated[EventBatch, Tag("batch")],
+    Discriminator(_one_or_many),
+]
+"""``POST /v1/events``."""
 
 
 class EventsResponse(BaseModel):
@@ -240,6 +248,12 @@ class ForgottenResponse(BaseModel):
     queries: int = Field(description="Stored for checking new models.")
 
 
+class UsersResponse(BaseModel):
+    """``GET /v1/users?prefix=``: some of whom there are events, in order."""
+
+    users: list[Id]
+
+
 class FoundItem(BaseModel):
     """An item of the catalogue."""
 
@@ -273,6 +287,19 @@ class LoadRequest(Strict):
     """``POST /v1/models/load``: the folder's current version, or a named one."""
 
     version: Annotated[StrictStr, Field(max_length=MOST_TEXT)] | None = None
+
+
+class HealthResponse(BaseModel):
+    """``GET /healthz``: the process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyResponse(BaseModel):
+    """``GET /readyz``: it has a model, and its store can be reached."""
+
+    status: Literal["ready"] = "ready"
+    model: str
 
 
 class ErrorBody(BaseModel):
