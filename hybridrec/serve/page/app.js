@@ -1,20 +1,31 @@
 // The page: its state, who asks for what, and where the answers go.
 
-import { columns, waiting } from "./answers.js";
+import { showAnswers, showWaiting, showWelcome } from "./answers.js";
 import { combobox } from "./combobox.js";
 import { byId, debounced, element, say } from "./dom.js";
 import { markHistory, showHistory } from "./history.js";
 import { onKey, wantKey } from "./keyform.js";
 import * as models from "./models.js";
 import { findItems, findUsers, recommend, ServiceError } from "./service.js";
-import { fromFragment, isAsked, MOST_HISTORY, MOST_K, questions, toFragment, validK } from "./state.js";
+import {
+  fromFragment,
+  isAsked,
+  MOST_HISTORY,
+  MOST_K,
+  questions,
+  toFragment,
+  validK,
+} from "./state.js";
 
 let state = fromFragment(location.hash);
 let asking = new AbortController();
+/** Done once it is known, or will not be, which versions are loaded. */
+let ready = Promise.resolve();
 /** What the service said of the person last, [{item, title}] oldest first; null: it did not. */
 let known = null;
 /** Titles by id, for a history that is being made. */
 const titles = new Map();
+const whoRadios = document.querySelectorAll("[name=who]");
 
 function change(patch, { push = false } = {}) {
   const someoneElse = "who" in patch || "user" in patch;
@@ -31,7 +42,7 @@ function change(patch, { push = false } = {}) {
 function show({ all = false } = {}) {
   const free = (field) => all || document.activeElement !== field;
   const isHistory = state.who === "history";
-  for (const radio of document.querySelectorAll("[name=who]")) radio.checked = radio.value === state.who;
+  for (const radio of whoRadios) radio.checked = radio.value === state.who;
   byId("user-picker").hidden = isHistory;
   byId("item-picker").hidden = !isHistory;
   if (free(byId("user"))) byId("user").value = state.user;
@@ -76,35 +87,20 @@ async function ask() {
   const place = byId("columns");
   byId("notices").replaceChildren();
   if (!isAsked(state)) {
-    place.removeAttribute("aria-busy");
     welcome(signal);
     return;
   }
   const asked = questions(state);
-  place.setAttribute("aria-busy", "true");
-  if (!place.querySelector(".column:not(.welcome)") || place.childElementCount < asked.length) {
-    place.replaceChildren(...waiting(asked.length));
-  }
+  showWaiting(place, asked.length);
   const results = await Promise.all(asked.map((question) => answerTo(question, signal)));
+  await ready;
   if (signal.aborted) return;
   place.removeAttribute("aria-busy");
   const labels = models.labels(state);
   results.forEach((result, n) => (result.label = labels[n]));
   remember(results.find((result) => result.answer)?.answer);
-  const open = openItems(place);
-  place.replaceChildren(...columns(results, { point, again: ask }));
-  place.classList.toggle("two", results.length > 1);
-  for (const row of place.querySelectorAll(".row:has(details)")) {
-    row.firstChild.open = open ? open.has(row.dataset.item) : results.length === 1 && !row.previousSibling;
-  }
+  showAnswers(place, results, { point, again: ask });
   report(results);
-}
-
-/** Which items' reasons are open; null where there was no list before. */
-function openItems(place) {
-  if (!place.querySelector(".row")) return null;
-  const rows = [...place.querySelectorAll(".row:has([open])")];
-  return new Set(rows.map((row) => row.dataset.item));
 }
 
 /** {answer} or {error}; where a key may not see reasons, the list without them. */
@@ -137,7 +133,8 @@ function report(results) {
   if (unexplained) {
     notice(`This key may not see the history nor why an item is there: ${unexplained.message}`);
   }
-  const counts = results.map(({ answer }) => (answer ? `${answer.items.length} recommendations` : "an error"));
+  const counts = results.map(({ answer }) =>
+    answer ? `${answer.items.length} recommendations` : "an error");
   say(counts.join(" beside "));
 }
 
@@ -156,19 +153,7 @@ function trouble(error) {
 
 /** Nobody is chosen yet: some to start with. */
 async function welcome(signal) {
-  const users = element("p", { class: "starts" });
-  byId("columns").classList.remove("two");
-  byId("columns").replaceChildren(
-    element(
-      "section",
-      { class: "panel column welcome" },
-      element("h2", {}, state.who === "user" ? "Whom to recommend to?" : "What has been seen?"),
-      element("p", {}, state.who === "user"
-        ? "Pick a user of whom there is a history, or make a history of titles."
-        : "Add items by their titles: what comes next for somebody who saw them is shown here."),
-      users,
-    ),
-  );
+  const users = showWelcome(byId("columns"), state.who);
   if (state.who !== "user") return;
   try {
     const found = (await findUsers("", signal)).slice(0, 6).map(String);
@@ -182,7 +167,8 @@ async function welcome(signal) {
 /** Show what speaks for `item`, and where it stands in the other list. */
 function point(item) {
   const because = item?.why?.because ?? [];
-  markHistory(byId("history"), item && new Map(because.map((reason) => [String(reason.item), reason.share])));
+  const shares = new Map(because.map((reason) => [String(reason.item), reason.share]));
+  markHistory(byId("history"), shares);
   for (const row of document.querySelectorAll(".two .row")) {
     row.classList.toggle("twin", item !== null && row.dataset.item === String(item.item));
   }
@@ -208,7 +194,8 @@ function remove(place) {
 
 /** Back to where the keyboard was: the rows are new. The newest, last in the state, is on top. */
 function focusTool(place, tool) {
-  const tools = byId("history").children[state.history.length - 1 - place]?.querySelectorAll("button");
+  const row = byId("history").children[state.history.length - 1 - place];
+  const tools = row?.querySelectorAll("button");
   const wanted = tools?.[tool];
   (wanted?.disabled ? tools[1 - tool] : wanted)?.focus();
 }
@@ -246,7 +233,7 @@ combobox({
   failed: trouble,
 });
 
-for (const radio of document.querySelectorAll("[name=who]")) {
+for (const radio of whoRadios) {
   radio.addEventListener("change", () => change({ who: radio.value }, { push: true }));
 }
 for (const [id, key] of [["rerank", "rerank"], ["fuse", "fuse"], ["exclude-seen", "excludeSeen"]]) {
@@ -289,7 +276,7 @@ addEventListener("hashchange", () => {
 onKey(start);
 
 function start() {
-  models.refresh().then(() => models.show(state), trouble);
+  ready = models.refresh().then(() => models.show(state), trouble);
   show();
   ask();
 }

@@ -82,7 +82,8 @@ export function combobox({ input, list, search, choose, failed, free = false }) 
   function move(step) {
     if (!found.length) return;
     list.children[active]?.setAttribute("aria-selected", "false");
-    active = active < 0 && step < 0 ? found.length - 1 : (active + step + found.length) % found.length;
+    const start = active < 0 && step < 0 ? 0 : active;
+    active = (start + step + found.length) % found.length;
     const now = list.children[active];
     now.setAttribute("aria-selected", "true");
     now.scrollIntoView({ block: "nearest" });

@@ -1,4 +1,4 @@
-// Titles and ids come from outside: whatever is shown goes through here, as text and never as markup.
+// Titles and ids come from outside: whatever is shown goes through here, as text and no markup.
 
 /**
  * An element. `attributes` are set as attributes, but functions are listeners ("click"), `true` is
@@ -9,9 +9,9 @@ export function element(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") made.addEventListener(name, value);
     else if (value === true) made.setAttribute(name, "");
-    else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value);
+    else if (value !== false && (value ?? null) !== null) made.setAttribute(name, value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  made.append(...children.flat().filter((child) => (child ?? null) !== null));
   return made;
 }
 
@@ -39,7 +39,8 @@ export function aligned(values) {
 
 const minus = (text) => text.replace(/^-/, "−");
 
-export const percent = (share) => (share > 0 && share < 0.005 ? "< 1 %" : `${Math.round(100 * share)} %`);
+export const percent = (share) =>
+  share > 0 && share < 0.005 ? "<\u00a01\u00a0%" : `${Math.round(100 * share)}\u00a0%`;
 
 export function milliseconds(seconds) {
   const value = 1000 * seconds;

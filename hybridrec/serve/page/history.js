@@ -14,10 +14,10 @@ export function showHistory(list, items, edit = null) {
   buttons[focused]?.focus();  // an answer that comes in takes nobody's place away
 }
 
-/** Mark what speaks for the item that is looked at: a map from ids to shares, or null for none. */
+/** Mark what speaks for the item that is looked at: `shares` by id, empty for none. */
 export function markHistory(list, shares) {
   for (const node of list.children) {
-    const share = shares?.get(node.dataset.item);
+    const share = shares.get(node.dataset.item);
     node.classList.toggle("speaks", share !== undefined);
     node.style.setProperty("--share", share === undefined ? "0%" : `${100 * share}%`);
     node.querySelector(".share").textContent = share === undefined ? "" : percent(share);

@@ -23,8 +23,10 @@ export const current = () => loaded.find((model) => model.role === "current")?.v
 
 export function show(state) {
   const now = loaded.find((model) => model.role === "current");
-  byId("serving").textContent = now ? `${brief(now.version)}, ${now.items.toLocaleString("en")} items` : "";
-  byId("serving").title = now ? `${now.version}: ${now.stages.join(", ")}` : "";
+  if (now) {
+    byId("serving").textContent = `${brief(now.version)}, ${now.items.toLocaleString("en")} items`;
+    byId("serving").title = `${now.version}: ${now.stages.join(", ")}`;
+  }
   byId("model-field").hidden = loaded.length < 2 && !state.model;
   fill(byId("model"), choices(state), state.model);
   fill(byId("compare"), beside(state), state.compare);
@@ -38,20 +40,25 @@ export function labels(state) {
 }
 
 function choices(state) {
-  const found = loaded.map((model) => [model.role === "current" ? "" : model.version, named(model.version)]);
+  const found = loaded.map(({ role, version }) =>
+    [role === "current" ? "" : version, named(version)]);
   if (!found.some(([value]) => value === "")) found.unshift(["", "The current one"]);
-  if (!found.some(([value]) => value === state.model)) found.push([state.model, named(state.model)]);
+  if (!found.some(([value]) => value === state.model)) {
+    found.push([state.model, named(state.model)]);
+  }
   return found;
 }
 
 function beside(state) {
   const shown = state.model || current();
   const others = loaded.filter((model) => model.version !== shown);
-  const found = [["", "Nothing"], ...others.map((model) => [`model:${model.version}`, named(model.version)])];
+  const found = [["", "Nothing"]];
+  for (const { version } of others) found.push([`model:${version}`, named(version)]);
   if (state.rerank) found.push(["without-reranker", VARIANTS["without-reranker"].label]);
   if (state.rerank || state.fuse) found.push(["recall", VARIANTS.recall.label]);
   if (!found.some(([value]) => value === state.compare)) {
-    found.push([state.compare, VARIANTS[state.compare]?.label ?? named(state.compare.slice("model:".length))]);
+    const variant = VARIANTS[state.compare]?.label;
+    found.push([state.compare, variant ?? named(state.compare.slice("model:".length))]);
   }
   return found;
 }
@@ -71,6 +78,7 @@ export function brief(version) {
 }
 
 function fill(select, options, value) {
-  select.replaceChildren(...options.map(([given, label]) => element("option", { value: given }, label)));
+  const made = options.map(([given, label]) => element("option", { value: given }, label));
+  select.replaceChildren(...made);
   select.value = value;
 }

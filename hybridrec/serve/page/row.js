@@ -10,8 +10,8 @@ const TAGS = { newcomers: "new item", popularity: "popular", degraded: "short of
 
 /**
  * A list item. `shown` is what the whole list has in common: {signals, stages, elsewhere, score},
- * where `elsewhere` is a map from ids to places in the other list, or null, and `score` writes one. `point(item or null)` hears what is
- * looked at.
+ * where `elsewhere` is a map from ids to places in the other list, or null, and `score` writes
+ * one. `point(item or null)` hears what is looked at.
  */
 export function row(item, place, shown, point) {
   const steps = path(item.why?.ranks ?? {});
@@ -21,23 +21,31 @@ export function row(item, place, shown, point) {
     shown.stages.length ? places(steps, shown.stages) : null,
     shown.elsewhere ? other(item, shown.elsewhere) : null,
     shown.signals.length ? spark(shown.signals, place) : null,
-    element("span", { class: "score", title: `score ${item.score ?? "none"}` }, shown.score(item.score)),
+    element("span", { class: "score", title: `score ${item.score}` }, shown.score(item.score)),
   ];
-  const look = { pointerenter: () => point(item), pointerleave: () => point(null),
-    focusin: () => point(item), focusout: () => point(null) };
-  const attributes = { class: "row", "data-item": String(item.item), ...look };
-  if (!item.why) return element("li", attributes, element("div", { class: "line" }, line));
-  return element(
-    "li",
-    attributes,
-    element(
-      "details",
-      {},
-      element("summary", { class: "line" }, line),
-      element("div", { class: "detail" }, reasons(item, steps), scores(shown.signals, place)),
-    ),
-  );
+  const look = {
+    pointerenter: () => point(item),
+    pointerleave: () => point(null),
+    focusin: () => point(item),
+    focusout: () => point(null),
+  };
+  const made = element("li", { class: "row", "data-item": String(item.item), ...look });
+  made.append(item.why ? opening(line, () => detail(item, steps, shown.signals, place))
+    : element("div", { class: "line" }, line));
+  return made;
 }
+
+/** A line that opens; what is behind it is made when it does, for lists may be long. */
+function opening(line, behind) {
+  const details = element("details", {}, element("summary", { class: "line" }, line));
+  details.addEventListener("toggle", () => {
+    if (details.open && details.childElementCount === 1) details.append(behind());
+  });
+  return details;
+}
+
+const detail = (item, steps, signals, place) =>
+  element("div", { class: "detail" }, reasons(item, steps), scores(signals, place));
 
 function named(item) {
   const id = String(item.item);
@@ -170,20 +178,28 @@ function reasons(item, steps) {
   );
 }
 
+/** Which rules moved it, in sentences. */
 function rules(item, steps) {
   const at = (stage) => steps.find((step) => step.stage === stage)?.rank;
+  const [before, alone] = [at("fused") ?? at("recall"), at("reranked")];
   const told = item.why.moved_by.map((rule) => {
-    if (rule === "newcomers") return "Nobody has met it yet: it has a place that is kept for such items.";
+    if (rule === "newcomers") {
+      return "Nobody has met it yet: it has a place that is kept for such items.";
+    }
     if (rule === "popularity") return "It is popular: there was no history to go by.";
     if (rule === "degraded") return "Time ran out: a later stage had no say in its place.";
     if (rule !== "reranker") return `Moved by the rule “${rule}”.`;
-    const [before, alone] = [at("fused") ?? at("recall"), at("reranked")];
+    const way = item.rank < before ? "up" : "down";
     const moved = before === undefined || before === item.rank
-      ? "has moved"
-      : `went ${item.rank < before ? "up" : "down"}, from ${before} to ${item.rank}`;
-    if (alone === undefined) return `With the reranker it ${moved}.`;
-    return `The reranker alone would put it at ${alone}; with it the item ${moved}.`;
+      ? "moved"
+      : `went ${way}, from ${before} to ${item.rank}`;
+    return alone === undefined
+      ? `With the reranker it ${moved}.`
+      : `The reranker alone would put it at ${alone}; with it, it ${moved}.`;
   });
   if (told.length) return told;
-  return [item.reranked ? "The reranker has read it and left it where it was." : "No rule moved it: it stands where its scores put it."];
+  if (!item.reranked) return ["No rule moved it: it stands where its scores put it."];
+  return [alone === undefined || alone === item.rank
+    ? "The reranker has read it and leaves it where it was."
+    : `The reranker alone would put it at ${alone}; with it, it stays where it was.`];
 }

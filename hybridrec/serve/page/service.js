@@ -54,8 +54,9 @@ async function call(path, options) {
 function failure(response, body) {
   const said = body?.error ?? {};
   const requestId = said.request_id ?? response.headers.get("x-request-id") ?? "";
-  let message = typeof said.message === "string" ? said.message : "";
-  if (message === "") message = `The service answered with status ${response.status} and no reason.`;
+  const message = typeof said.message === "string" && said.message !== ""
+    ? said.message
+    : `The service answered with status ${response.status} and no reason.`;
   return new ServiceError(message, { status: response.status, code: said.code, requestId });
 }
 

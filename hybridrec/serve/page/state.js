@@ -44,7 +44,7 @@ export function toFragment(state) {
 export function fromFragment(fragment) {
   const kept = new URLSearchParams(fragment.replace(/^#/, ""));
   const state = { ...INITIAL };
-  if (kept.get("who") === "history" || (!kept.has("user") && kept.has("item"))) state.who = "history";
+  if (kept.get("who") === "history") state.who = "history";
   state.user = kept.get("user") ?? "";
   state.history = kept.getAll("item").filter((item) => item !== "").slice(-MOST_HISTORY);
   state.k = validK(kept.get("k")) ?? INITIAL.k;
