@@ -20,6 +20,7 @@ const WELCOME = {
   ],
 };
 const NOTHING = "There is nothing to recommend: everything is seen or left out.";
+const POPULAR = "these are popular items";
 const SPARK = "One bar a signal: how far above or below the mean of this list the item stands. "
   + "Point at a bar for its name and value.";
 const STAGES = {
@@ -38,7 +39,7 @@ const HEADINGS = {
 };
 
 /**
- * Fill `place` with a column for each of `results`, one or two of {label, answer} or {label, error}.
+ * Fill `place` with a column for each of `results`, one or two {label, answer} or {label, error}.
  * `point(item or null)` hears which item is looked at; `again()` is called to ask once more.
  * Lines that were open stay so; at first that of the first item is, in a list that stands alone.
  */
@@ -159,9 +160,9 @@ function heading(label, answer, list) {
 
 function notes(answer) {
   const told = [];
-  if (answer.unknown_user) told.push(`Nothing is known of user ${answer.user}.`);
+  if (answer.unknown_user) told.push(`Nothing is known of user ${answer.user}: ${POPULAR}.`);
+  else if (answer.popular) told.push(`There was no history to go by: ${POPULAR}.`);
   if (answer.degraded) told.push(DEGRADED[answer.degraded] ?? `Degraded: ${answer.degraded}.`);
-  if (answer.popular) told.push("There was no history to go by: these are popular items.");
   return told;
 }
 

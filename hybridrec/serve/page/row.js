@@ -6,7 +6,7 @@ import { path } from "./figures.js";
 /** Standard deviations at which a bar is full. */
 const FULL = 2.5;
 
-const TAGS = { newcomers: "new item", popularity: "popular", degraded: "short of time" };
+const TAGS = { newcomers: "new item", degraded: "short of time" };
 
 /**
  * A list item. `shown` is what the whole list has in common: {signals, stages, elsewhere, score},
