@@ -30,6 +30,8 @@ IdType = Literal["int", "str"]
 
 _TITLES = ("title", "name")
 """Columns of the items that a title is taken from, the first that there is."""
+_LONGEST = 120
+"""Characters of a title."""
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -86,7 +88,7 @@ class Loaded:
 
     def item_codes(self, given: Iterable[Id]) -> Items:
         """(n,) codes of items; -1 for what the model does not know."""
-        codes = self._codes
+        codes = self._codes  # of every request's every id: a table, no sorted array
         return np.fromiter((codes.get(str(item), -1) for item in given), dtype=np.int32)
 
     def known_items(self, name: str, given: Sequence[Id]) -> Items:
@@ -118,7 +120,10 @@ class Loaded:
         return item
 
     def title(self, code: int) -> str | None:
-        """What people call an item: its title, its name or its text; None where there is none."""
+        """What people call an item: its title, its name or what its text begins with.
+
+        None where there is none of them.
+        """
         return self.titles[code] or None
 
     @cached_property
@@ -127,9 +132,8 @@ class Loaded:
         data = self.data
         for name in _TITLES:
             if name in data.item_columns:
-                column = data.item_columns[name]
-                return ["" if title is None else str(title) for title in column.tolist()]
-        return ("",) * data.n_items if data.texts is None else data.texts
+                return [_title(title) for title in data.item_columns[name].tolist()]
+        return [_title(text) for text in data.texts or [None] * data.n_items]
 
     def forget(self, user: Id) -> int:
         """Drop what the stages keep of a user, and how many things that were.
@@ -184,6 +188,11 @@ def load_model(root: Path, version: str | None = None) -> Loaded:
         user_ids=engine.user_ids,
         item_ids="int" if id_type(engine.data.items.ids) == "int" else "str",
     )
+
+
+def _title(text: object) -> str:
+    title = " ".join("" if text is None else str(text)[: 4 * _LONGEST].split())
+    return title if len(title) <= _LONGEST else title[: _LONGEST - 1] + "…"
 
 
 def _coerced(kind: str, given: Id, wanted: IdType) -> Id:

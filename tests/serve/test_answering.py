@@ -225,6 +225,36 @@ def test_candidates_are_ranked_all_and_each_once(loaded, engine):
     same(found, (expected["item"], expected["score"]))
 
 
+@pytest.mark.parametrize("kind", ["plain", "welcoming"])
+def test_lists_of_candidates_share_a_ranking_and_not_a_word_of_it(
+    request, loaded, engine, kind, monkeypatch
+):
+    held, alone = (loaded, engine) if kind == "plain" else request.getfixturevalue(kind)
+    generator = np.random.default_rng(5)
+    ids = alone.data.items.ids.tolist()
+    asks = [
+        Ask(
+            history=tuple(generator.choice(ids, n, replace=False)),
+            candidates=tuple(generator.choice(ids, 1 + 4 * n, replace=False)),
+        )
+        for n in range(6)
+    ]
+    expected = [answer(held, [ask])[0] for ask in asks]
+    sizes = []
+    ranking = type(held.pipeline).ranking
+
+    def counted(self, queries, *args, **kwargs):
+        sizes.append(len(queries))
+        return ranking(self, queries, *args, **kwargs)
+
+    monkeypatch.setattr(type(held.pipeline), "ranking", counted)
+    for ask, found, single in zip(asks, answer(held, asks), expected, strict=True):
+        same(found, ([e.item for e in single.items], [e.score for e in single.items]))
+        assert {each.item for each in found.items} == set(ask.candidates)
+        assert [e.newcomer for e in found.items] == [e.newcomer for e in single.items]
+    assert sizes == [6]
+
+
 def test_candidates_that_no_stage_places_stand_behind_without_a_score(retiring):
     """Retired items are never recommended; the caller's own list has them all the same."""
     candidates = ("i25", "i3", "i9", "i8", "i3")
