@@ -5,10 +5,11 @@ import re
 import httpx2
 import pytest
 from api_helper import listening, settings
-from hybridrec.serve.keys import create_key
-from hybridrec.serve.stores import open_store
 from page_helper import ARGUMENTS, HARM, Tab, harmful_model, ids
 from playwright.sync_api import expect, sync_playwright
+
+from hybridrec.serve.keys import create_key
+from hybridrec.serve.stores import open_store
 
 pytestmark = pytest.mark.service
 

@@ -21,7 +21,8 @@ export function row(item, place, shown, point) {
     shown.stages.length ? places(steps, shown.stages) : null,
     shown.elsewhere ? other(item, shown.elsewhere) : null,
     shown.signals.length ? spark(shown.signals, place) : null,
-    element("span", { class: "score", title: `score ${item.score}` }, shown.score(item.score)),
+    element("span", { class: "score", title: `score ${item.score ?? "none"}` },
+      shown.score(item.score)),
   ];
   const look = {
     pointerenter: () => point(item),
