@@ -319,6 +319,20 @@ def test_two_versions_side_by_side(tab):
         assert answer["model"] in tab.page.locator(".meta").nth(column).text_content()
 
 
+def test_a_rollback_is_noticed_with_the_next_answer(tab):
+    tab.open("user=u4")
+    before = tab.page.locator("#serving").get_attribute("title").partition(":")[0]
+    assert before == tab.api(user="u4")["model"]
+    for _ in range(2):
+        httpx2.post(f"{tab.url}/v1/models/rollback", json={}, timeout=60).raise_for_status()
+        tab.page.locator("#fuse").click()
+        now = tab.api(user="u4")["model"]
+        expect(tab.page.locator("#serving")).to_have_attribute("title", re.compile(f"^{now}:"))
+        role = tab.page.locator("#model option[value='']").text_content()
+        assert role.startswith("Current")
+    assert now == before
+
+
 def test_the_reranker_beside_its_absence(tab):
     tab.open("user=u7&k=5")
     tab.page.locator("#compare").select_option("without-reranker")

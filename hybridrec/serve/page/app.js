@@ -99,6 +99,10 @@ async function ask() {
   const labels = models.labels(state);
   results.forEach((result, n) => (result.label = labels[n]));
   remember(results.find((result) => result.answer)?.answer);
+  const [{ answer }] = results;
+  if (answer && !state.model) {
+    models.refreshIfOther(answer.model).then((other) => other && models.show(state), trouble);
+  }
   showAnswers(place, results, { point, again: ask });
   report(results);
 }
@@ -123,7 +127,6 @@ function remember(answer) {
   for (const { item, title } of answer.history ?? []) titles.set(String(item), title ?? null);
   if (state.who === "user") known = answer.history;
   showPerson();
-  models.refreshIfNew(answer.model).then((fresh) => fresh && models.show(state), trouble);
 }
 
 function report(results) {

@@ -2,6 +2,7 @@
 
 /** The order of the stages; whatever else the service names comes after. */
 const STAGES = ["recall", "fused", "reranked", "answer"];
+/** Of the largest value: what differs by less is rounding. */
 const EVEN = 1e-9;
 
 /** The items' places through the stages: [{stage, rank, moved}], `moved` upwards since the last. */
@@ -28,7 +29,7 @@ export function signals(items) {
     const spread = Math.sqrt(
       there.reduce((sum, value) => sum + (value - mean) ** 2, 0) / there.length,
     );
-    const constant = !(spread > EVEN * Math.max(1, Math.abs(mean)));
+    const constant = !(spread > EVEN * Math.max(...there.map(Math.abs)));
     const standard = values.map((value) =>
       value === null || constant ? null : (value - mean) / spread,
     );

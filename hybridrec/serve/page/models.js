@@ -10,10 +10,9 @@ export async function refresh() {
   loaded = await loadedModels();
 }
 
-/** Ask again if `version` answered and is not among them; whether it did. */
-export async function refreshIfNew(version) {
-  const [now] = loaded.filter((model) => model.role === "current");
-  if (!loaded.length || loaded.some((model) => model.version === version && now)) return false;
+/** Ask again if `version` answered where another one was thought to be current; whether it did. */
+export async function refreshIfOther(version) {
+  if (!loaded.length || version === current()) return false;
   await refresh();
   return true;
 }
