@@ -74,16 +74,16 @@ def _ranked(loaded: Loaded, group: Sequence[Asked]) -> list[Answer | HybridrecEr
     """What the stages say."""
     try:
         ranking = _ranking(loaded, group)
+        found = _answers(loaded, group, ranking)
     except HybridrecError as error:
         if len(group) == 1:
             return [error]
-    else:
-        if ranking.told.any():
-            spent = sum(ranking.seconds.values()) - ranking.seconds.get("rerank", 0.0)
-            loaded.pace.observe(spent)
-        return [*_answers(loaded, group, ranking)]
-    # Somebody's fault, and nobody else's.
-    return [found for one in group for found in _ranked(loaded, [one])]
+        # Somebody's fault, and nobody else's.
+        return [found for one in group for found in _ranked(loaded, [one])]
+    if ranking.told.any():
+        spent = sum(ranking.seconds.values()) - ranking.seconds.get("rerank", 0.0)
+        loaded.pace.observe(spent)
+    return [*found]
 
 
 def _ranking(loaded: Loaded, group: Sequence[Asked]) -> Ranking:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from hybridrec import storage
 from hybridrec.checks import StorageError, UnknownIdError
+from hybridrec.deadline import Pace
 from hybridrec.engine import load
 from hybridrec.persistence import id_type
 from hybridrec.protocols import CountsCache, Forgets
-from hybridrec.serve.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,7 +45,8 @@ class Loaded:
         loaded: when it was.
         user_ids: the type of the users' ids.
         item_ids: the type of the items' ids.
-        pace: how long its recall takes.
+        pace: how long a batch takes but for reranking; high, as who waits too long is worse off
+            than who is told less.
     """
 
     version: str
@@ -53,7 +54,7 @@ class Loaded:
     loaded: datetime
     user_ids: IdType
     item_ids: IdType
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace = field(default_factory=partial(Pace, quantile=0.9))
 
     @property
     def data(self) -> Dataset:

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 import hybridrec as hr
-from hybridrec.deadline import Deadline
+from hybridrec.deadline import Deadline, Pace
 from hybridrec.rerank import reading
 from hybridrec.serve.answering import answer
 from hybridrec.serve.asking import Answer, Ask
 from hybridrec.serve.models import load_model
-from hybridrec.serve.pace import Pace
 
 ITEMS = [f"i{number}" for number in range(30)]
 
@@ -387,10 +386,13 @@ def test_the_pace_is_learnt_from_what_recall_took(loaded):
     assert held.pace.expected() == pytest.approx(spent)
 
 
-def test_a_pace_is_a_high_quantile_of_the_newest():
-    pace = Pace(window=10, quantile=0.8)
-    for seconds in (99.0, *range(1, 11)):
-        pace.observe(float(seconds))
-    assert pace.expected() == 9.0
-    pace.clear()
-    assert pace.expected() == 0.0
+def test_what_was_too_slow_for_a_while_is_tried_again(loaded):
+    """Whoever is refused teaches nothing: an estimate that never ends would refuse for ever."""
+    now = [0.0]
+    held = replace(loaded, pace=Pace(memory=30.0, clock=lambda: now[0]))
+    held.pace.observe(5.0)
+    ask = Ask(history=("i1",), deadline=Deadline(4000, Ticking(0.0)))
+    assert answer(held, [ask])[0].degraded == "popularity"
+    now[0] = 31.0
+    assert answer(held, [ask])[0].degraded is None
+    assert 0 < held.pace.expected() < 4
