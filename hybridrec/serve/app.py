@@ -13,7 +13,7 @@ from hybridrec import __version__
 from hybridrec.serve.callers import needed
 from hybridrec.serve.errors import RefusalError, of_status
 from hybridrec.serve.opening import open_service
-from hybridrec.serve.routes import events, health, recommend, users
+from hybridrec.serve.routes import events, health, page, recommend, users
 from hybridrec.serve.routes import models as versions
 from hybridrec.serve.security import Guard
 from hybridrec.serve.visits import VISIT
@@ -66,7 +66,7 @@ def create_app(
             RequestValidationError: _refused_by_schema,
         },
     )
-    for part in (recommend, events, users, versions, health):
+    for part in (recommend, events, users, versions, health, page):
         app.include_router(part.router)
     app.add_middleware(Guard, config=config, state=app.state)
     _describe_keys(app)
