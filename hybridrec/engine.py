@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from hybridrec.evaluation.protocol import StageList
     from hybridrec.pipeline import Pipeline, Reranker
     from hybridrec.protocols import Fusion, Recaller, Signal
+    from hybridrec.ragged import Mask
+
+_log = logging.getLogger("hybridrec")
 
 _SIDECAR = "histories"
 _BATCH = 256
@@ -218,6 +222,24 @@ class HybridRecommender:
             NotFittedError: before ``fit`` or ``load``.
         """
         return self._fitted.data
+
+    @property
+    def user_ids(self) -> Literal["int", "str"]:
+        """The type of the users' ids; "str" where neither users nor a manifest tell.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+        """
+        return "int" if self._fitted.user_ids == "int" else "str"
+
+    @property
+    def retired(self) -> Mask:
+        """(I,) bool, the items that are never recommended.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+        """
+        return self._fitted.retired
 
     # -- answers ----------------------------------------------------------------------------
 
@@ -401,7 +423,9 @@ class HybridRecommender:
         version = storage.save_version(root, lambda folder: write_model(model, folder))
         if histories:
             storage.write_sidecar(
-                root, _SIDECAR, lambda folder: write_histories(model.data, folder)
+                root,
+                _SIDECAR,
+                lambda folder: {**write_histories(model.data, folder), "version": version},
             )
         else:
             storage.remove_sidecar(root, _SIDECAR)
@@ -428,23 +452,56 @@ class HybridRecommender:
         return engine
 
 
-def load(path: str | Path, *, kinds: Mapping[str, type] | None = None) -> HybridRecommender:
-    """The current version of the model in the folder ``path``.
+def load(
+    path: str | Path,
+    *,
+    kinds: Mapping[str, type] | None = None,
+    version: str | None = None,
+    histories: bool = True,
+) -> HybridRecommender:
+    """A model in the folder ``path``: the current version, or one by its id.
 
     Args:
         path: a folder that :meth:`HybridRecommender.save` wrote.
         kinds: stage classes of your own by name, where the model has some.
+        version: what ``save`` returned; None for the current one.
+        histories: False leaves out what the users did, and keeps who they are: a service has
+            histories of its own, newer ones.
 
     Raises:
         StorageError: there is none, or a file of it is missing, changed or newer than this version.
     """
     root = Path(path)
-    folder, manifest = storage.open_current(root)
+    if version is None:
+        folder, manifest = storage.open_current(root)
+    else:
+        folder, manifest = storage.open_version(root, version)
     model = read_model(folder, manifest, {**known_kinds(), **(kinds or {})})
     sidecar = storage.read_sidecar(root, _SIDECAR)
-    if sidecar is not None:
+    if sidecar is not None and _fits(model, folder.name, sidecar[1]):
         model = replace(model, data=with_histories(model.data, sidecar[0]))
+    if not histories:
+        model = replace(model, data=model.data.without_events())
     return HybridRecommender._loaded(model)
+
+
+def _fits(model: Model, version: str, beside: Mapping[str, Any]) -> bool:
+    """Whether the users of the sidecar have the codes that ``model`` learnt them by.
+
+    Their histories suit any version of the same catalogue; a vector by a user's code does not.
+    """
+    blend = model.pipeline.blend
+    stages = (*blend.recallers, *blend.scorers)
+    by_code = any(getattr(stage, "reads_users", False) for stage in stages)
+    if not by_code or beside.get("version", version) == version:
+        return True
+    _log.warning(
+        "the histories beside version %s were saved with version %s, and this model knows users "
+        "by their place there: they are left out",
+        version,
+        beside["version"],
+    )
+    return False
 
 
 def _answer(

@@ -189,6 +189,20 @@ class Newcomers:
         candidates = self.candidates(replace(queries, allow=allow), depth)
         return candidates if self.fusion is None else self.fusion.rank(candidates)
 
+    def score(self, queries: Queries, items: Items) -> Candidates:
+        """Items (B, K) with what texts and predictions say of them, by the fusion of these.
+
+        They stay where they are, whatever they score; code -1 has -inf.
+        """
+        if self._blend is None:
+            raise NotFittedError("these newcomers read no recallers: call use(recallers)")
+        signals = self._blend.signals(queries, items)
+        total = np.where(items >= 0, sum(signals.values()), -np.inf).astype(np.float32)
+        candidates = Candidates(items, total, signals)
+        if self.fusion is None:
+            return candidates
+        return replace(candidates, scores=self.fusion.score(candidates))
+
     def wanted(self, queries: Queries, ranked: Candidates, depth: int, k: int) -> Candidates | None:
         """The newcomers for the first ``k`` places of ``ranked``; None where they have none.
 

@@ -46,6 +46,7 @@ class Model:
         retired: (I,) bool, items that are never recommended.
         settings: what the recommender was made with.
         report: what happened in its ``fit``.
+        saved_user_ids: "int" or "str", as its manifest says; None where it says nothing of them.
     """
 
     pipeline: Pipeline
@@ -53,6 +54,12 @@ class Model:
     retired: NDArray[np.bool_]
     settings: Training
     report: TrainingReport
+    saved_user_ids: str | None = None
+
+    @property
+    def user_ids(self) -> str | None:
+        """The type of the users' ids, "int" or "str"; None where nobody knows."""
+        return id_type(self.data.users.ids) if self.data.n_users else self.saved_user_ids
 
 
 def write_model(model: Model, folder: Path) -> dict[str, Any]:
@@ -79,7 +86,13 @@ def write_model(model: Model, folder: Path) -> dict[str, Any]:
         **{name: None if part is None else _kind(part) for name, part in parts.items()},
         "settings": asdict(model.settings),
         "report": model.report.to_json(),
+        "user_ids": model.user_ids,
     }
+
+
+def id_type(ids: NDArray[Any]) -> str:
+    """What ids are to a caller: "int" or "str"."""
+    return "int" if ids.dtype.kind == "i" else "str"
 
 
 def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, type]) -> Model:
@@ -129,7 +142,7 @@ def read_model(folder: Path, manifest: Mapping[str, Any], kinds: Mapping[str, ty
         rerank_depth=settings.rerank_depth,
         **optional,
     )
-    return Model(pipeline, data, retired, settings, report)
+    return Model(pipeline, data, retired, settings, report, manifest.get("user_ids"))
 
 
 def known_kinds() -> dict[str, type]:

@@ -182,6 +182,26 @@ class ReadsVectors(Protocol):
 
 
 @runtime_checkable
+class ReadsContext(Protocol):
+    """A reranker that reads columns of the request."""
+
+    @property
+    def context_columns(self) -> tuple[str, ...]:
+        """Those that every request must give a value of."""
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """A stage that keeps something of a user between requests."""
+
+    def forget(self, user: int) -> int:
+        """Drop what is kept of a user's code, and how many things that were.
+
+        -1 is everybody whom the model does not know: nothing tells their things apart.
+        """
+
+
+@runtime_checkable
 class VectorIndex(Protocol):
     """Maximum inner-product search over item vectors."""
 

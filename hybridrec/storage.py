@@ -89,6 +89,58 @@ def open_current(root: Path) -> tuple[Path, dict[str, Any]]:
     return _open(Path(root))
 
 
+def open_version(root: Path, version: str) -> tuple[Path, dict[str, Any]]:
+    """The folder of a version, current or not, and what ``fill`` said about the model.
+
+    Raises:
+        StorageError: there is none of that id, or it is damaged, as :func:`open_current`.
+    """
+    folder = _version(Path(root), version)
+    try:
+        return folder, verified(folder)
+    except OSError as error:
+        raise StorageError(f"cannot read {folder}: {error}") from error
+
+
+def current(root: Path) -> str:
+    """The id of the current version. Reads one line: nothing is proved.
+
+    Raises:
+        StorageError: no model here.
+    """
+    return _current(Path(root))
+
+
+def versions(root: Path) -> list[str]:
+    """The ids of the versions that are there, oldest first.
+
+    Raises:
+        StorageError: no model here.
+    """
+    root = Path(root)
+    _current(root)
+    try:
+        return sorted(path.name for path in (root / _VERSIONS).iterdir() if ID.fullmatch(path.name))
+    except OSError as error:
+        raise StorageError(f"cannot read {root / _VERSIONS}: {error}") from error
+
+
+def set_current(root: Path, version: str, *, wait: float = 10.0) -> None:
+    """Make a version that is there the current one: back to the one before, or forward again.
+
+    Sidecars stay as they are. The next save keeps this version and no other beside its own.
+
+    Raises:
+        StorageError: there is none of that id or it is damaged, as :func:`open_version`; another
+            writer holds the folder. Nothing has changed then.
+    """
+    root = Path(root)
+    _current(root)
+    with _writing(root, wait):
+        open_version(root, version)
+        _point(root, version)
+
+
 def write_sidecar(root: Path, name: str, fill: Fill, *, wait: float = 10.0) -> None:
     """Replace the sidecar ``name`` of the model in ``root``; the one before it is erased.
 
@@ -214,16 +266,21 @@ def _publish(home: Path, fill: Fill, *, keep_previous: bool) -> str:
         previous: str | None = _current(home)
     except StorageError:
         previous = None
-    pointer = versions / f"{_TEMPORARY}{_CURRENT}"
-    write(pointer, f"{version}\n".encode())
-    os.replace(pointer, home / _CURRENT)
-    flush(home)
+    _point(home, version)
     if not keep_previous:
         _sweep(versions, keep={version})
     elif previous is not None:
         _sweep(versions, keep={version, previous})
     # With CURRENT unreadable nothing says which of the others was good: none is removed.
     return version
+
+
+def _point(home: Path, version: str) -> None:
+    """Let ``CURRENT`` name ``version``, all at once."""
+    pointer = home / _VERSIONS / f"{_TEMPORARY}{_CURRENT}"
+    write(pointer, f"{version}\n".encode())
+    os.replace(pointer, home / _CURRENT)
+    flush(home)
 
 
 def _sweep(versions: Path, keep: Collection[str] | None) -> None:
@@ -274,6 +331,15 @@ def _current(home: Path) -> str:
     if not PLAIN.fullmatch(version):
         raise StorageError(f"{pointer} is damaged: it names {version!r}, which is no version")
     return version
+
+
+def _version(root: Path, version: str) -> Path:
+    """The folder of a version that is there."""
+    there = versions(root)
+    if version not in there:
+        raise StorageError(f"{root} holds no version {version!r}; there are {there}")
+    real_folder(root / _VERSIONS)
+    return root / _VERSIONS / version
 
 
 def _sidecar(name: str) -> str:

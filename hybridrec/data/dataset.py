@@ -211,6 +211,10 @@ class Dataset:
             context={name: frozen(values[mask]) for name, values in self.context.items()},
         )
 
+    def without_events(self) -> Self:
+        """The same users and catalogue, and nothing of what anybody did."""
+        return replace(self, histories=Ragged.empty(self.n_users), excluded=None, context={})
+
     def item_text(self, item_codes: object) -> list[str]:
         """The texts of ``item_codes`` (n,).
 

@@ -103,19 +103,19 @@ class Blend:
 
     def candidates(self, queries: Queries, depth: int) -> Candidates:
         """The best ``depth`` of the union, with every recaller's and scorer's column."""
-        parts = [
-            self._signals(part, *self.merge(self.lists(part, depth), depth))
-            for _, part in queries.batches(_BATCH)
-        ]
+        parts = []
+        for _, part in queries.batches(_BATCH):
+            items, scores = self.merge(self.lists(part, depth), depth)
+            parts.append(Candidates.ranked(items, scores, self.signals(part, items)))
         return Candidates.stacked(parts, depth)
 
-    def _signals(self, queries: Queries, items: Items, scores: Scores) -> Candidates:
+    def signals(self, queries: Queries, items: Items) -> dict[str, Scores]:
+        """Every recaller's and scorer's column for (B, K) codes; 0 where the code is -1."""
         valid = items >= 0
-        signals = {
+        return {
             scorer.name: np.where(valid, scorer.score(queries, items), 0).astype(np.float32)
             for scorer in (*self.recallers, *self.scorers)
         }
-        return Candidates.ranked(items, scores, signals)
 
 
 @njit(nogil=True, cache=True)

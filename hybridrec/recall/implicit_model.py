@@ -126,10 +126,14 @@ class ImplicitModel:
         return self.config.name
 
     @property
+    def reads_users(self) -> bool:
+        """Whether it knows users by their codes and does not read what they did."""
+        return self.config.kind in _OF_USERS
+
+    @property
     def half_lives(self) -> tuple[float | None, ...]:
         """The half-lives worth trying; none where one was given or no history is read."""
-        reads = self.config.kind not in _OF_USERS
-        return _HALF_LIVES if reads and self.config.half_life == "auto" else ()
+        return _HALF_LIVES if not self.reads_users and self.config.half_life == "auto" else ()
 
     def fit(self, data: FitData) -> Self:
         """Fit a new model of the same class and settings; weights of the same pair add up.

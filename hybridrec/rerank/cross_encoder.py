@@ -79,6 +79,11 @@ class CrossEncoder:
         """
         return len(self._catalogue())
 
+    @property
+    def context_columns(self) -> tuple[str, ...]:
+        """Columns that every request must give a value of: those that the template names."""
+        return tuple(self._network().frame.context)
+
     def untuned(self) -> Self:
         """A new one of the same settings and catalogue, over the weights of ``model`` as they came.
 
@@ -224,7 +229,10 @@ class CrossEncoder:
         return self._reading(queries).scores_within(items, deadline)
 
     def forget(self, user: int) -> int:
-        """Drop what is kept of the prompts of a user's code, and how many prompts that were."""
+        """Drop what is kept of the prompts of a user's code, and how many prompts that were.
+
+        -1 stands for everybody whom the model does not know, and for histories without a user.
+        """
         return 0 if self._loaded is None else self._loaded.forget(user)
 
     def score_pairs(self, queries: Queries, items: Items) -> Scores:

@@ -47,18 +47,17 @@ class PrefixCache:
         return self._size
 
     def get(self, prompt: bytes, user: int = -1) -> States | None:
-        """The states of a prompt, noted as ``user``'s too (-1: nobody's); None if not kept."""
+        """The states of a prompt, noted as ``user``'s too (-1: somebody's); None if not kept."""
         with self._guard:
             entry = self._entries.get(prompt)
             if entry is None:
                 return None
             self._entries.move_to_end(prompt)
-            if user >= 0:
-                entry.users.add(user)
+            entry.users.add(user)
             return entry.states
 
     def put(self, prompt: bytes, states: States, user: int = -1) -> None:
-        """Keep the states of a prompt of ``user`` (-1: nobody's); what does not fit is not kept."""
+        """Keep the states of a prompt of ``user`` (-1: somebody's), unless they do not fit."""
         size = sum(tensor.numel() * tensor.element_size() for pair in states for tensor in pair)
         with self._guard:
             if size > self._room:
@@ -66,13 +65,16 @@ class PrefixCache:
             known = self._entries.pop(prompt, None)
             users = set() if known is None else known.users
             self._size -= 0 if known is None else known.size
-            self._entries[prompt] = _Entry(states, size, users | ({user} if user >= 0 else set()))
+            self._entries[prompt] = _Entry(states, size, users | {user})
             self._size += size
             while self._size > self._room:
                 self._size -= self._entries.popitem(last=False)[1].size
 
     def forget(self, user: int) -> int:
-        """Drop what was kept for ``user``, and how many prompts that were."""
+        """Drop what was kept for ``user``, and how many prompts that were.
+
+        -1 is everybody whom the model does not know.
+        """
         with self._guard:
             gone = [prompt for prompt, entry in self._entries.items() if user in entry.users]
             for prompt in gone:

@@ -26,7 +26,11 @@ class Ask:
         exclude_seen: leave out ``history`` and ``disliked``.
         allow: the only items that may be answered; None for all.
         block: items that may not.
-        candidates: rank these and no others, all of them; None recommends.
+        candidates: rank these and no others, all of them, seen or not: those that no stage can
+            place stand behind without a score. ``k``, ``depth``, ``exclude_seen``, ``allow`` and
+            ``block`` are not read then. None recommends.
+        lenient: ``history`` and ``disliked`` come from the store, which may know of items that the
+            model does not: these are left out and no error.
         context: columns of the request.
         deadline: from when the request came in; None sets no limit.
         rerank: False leaves the reranker out.
@@ -43,6 +47,7 @@ class Ask:
     allow: tuple[Id, ...] | None = None
     block: tuple[Id, ...] = ()
     candidates: tuple[Id, ...] | None = None
+    lenient: bool = False
     context: Mapping[str, object] = field(default_factory=dict)
     deadline: Deadline | None = None
     rerank: bool = True

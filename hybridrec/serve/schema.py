@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    Tag,
+    model_validator,
+)
 
 MOST_K = 1000
 MOST_DEPTH = 2000
@@ -17,9 +31,13 @@ MOST_EVENTS = 1000
 MOST_TEXT = 256
 """Characters of an id, of a search and of a context value."""
 MOST_CONTEXT = 32
+MOST_FOUND = 100
+"""Users or items that a search answers with."""
+_NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL's text cannot hold that character."""
 
 Id = (
-    Annotated[StrictStr, Field(min_length=1, max_length=MOST_TEXT)]
+    Annotated[StrictStr, Field(min_length=1, max_length=MOST_TEXT, pattern=_NO_NUL)]
     | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 )
 """A user or an item: a string or an integer, coerced to the type of id that the model has."""
@@ -32,6 +50,26 @@ Value = (
 )
 Degraded = Literal["fewer_reranked", "no_reranker", "popularity"]
 """What was left out for want of time, least first."""
+
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _written_out(value: object) -> object:
+    """Lets through what is RFC 3339: pydantic also takes numbers and dates, and guesses."""
+    if isinstance(value, datetime) or (isinstance(value, str) and _RFC3339.fullmatch(value)):
+        return value
+    raise ValueError("wanted RFC 3339 with its offset, such as 2026-01-31T12:00:00Z")
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("wanted a time from year 1 to year 9999 in UTC") from error
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 
 
 class Strict(BaseModel):
@@ -188,12 +226,12 @@ class SimilarResponse(BaseModel):
 class Event(Strict):
     """Something a user did."""
 
-    id: Annotated[StrictStr, Field(min_length=1, max_length=128)] = Field(
+    id: Annotated[StrictStr, Field(min_length=1, max_length=128, pattern=_NO_NUL)] = Field(
         description="Of the caller's choice, unique per key: sent twice, it counts once."
     )
     user: Id
     item: Id
-    time: datetime | None = Field(
+    time: Time | None = Field(
         None, description="RFC 3339 with its offset; default now. No later than in 5 minutes."
     )
     liked: StrictBool = Field(
@@ -205,6 +243,18 @@ class EventBatch(Strict):
     """All of them are stored or none."""
 
     events: Annotated[list[Event], Field(min_length=1, max_length=MOST_EVENTS)]
+
+
+def _one_or_many(value: object) -> str:
+    many = "events" in value if isinstance(value, dict) else isinstance(value, EventBatch)
+    return "batch" if many else "event"
+
+
+Events = Annotated[
+    Annotated[Event, Tag("event")] | Annotated[EventBatch, Tag("batch")],
+    Discriminator(_one_or_many),
+]
+"""``POST /v1/events``."""
 
 
 class EventsResponse(BaseModel):
@@ -240,6 +290,12 @@ class ForgottenResponse(BaseModel):
     queries: int = Field(description="Stored for checking new models.")
 
 
+class UsersResponse(BaseModel):
+    """``GET /v1/users?prefix=``: some of whom there are events, in order."""
+
+    users: list[Id]
+
+
 class FoundItem(BaseModel):
     """An item of the catalogue."""
 
@@ -273,6 +329,19 @@ class LoadRequest(Strict):
     """``POST /v1/models/load``: the folder's current version, or a named one."""
 
     version: Annotated[StrictStr, Field(max_length=MOST_TEXT)] | None = None
+
+
+class HealthResponse(BaseModel):
+    """``GET /healthz``: the process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyResponse(BaseModel):
+    """``GET /readyz``: it has a model, and its store can be reached."""
+
+    status: Literal["ready"] = "ready"
+    model: str
 
 
 class ErrorBody(BaseModel):

@@ -1,0 +1,74 @@
+"""What has to be there before the service answers, and what forbids it to begin."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from hybridrec.checks import InputError
+from hybridrec.serve.histories import import_histories
+from hybridrec.serve.metrics import Metrics
+from hybridrec.serve.models import Models
+from hybridrec.serve.service import Service
+from hybridrec.serve.stores import open_store
+
+if TYPE_CHECKING:
+    from hybridrec.serve.config import ServeConfig
+    from hybridrec.serve.store import Store
+
+STORE = "service.sqlite"
+
+
+def store_of(config: ServeConfig) -> Store:
+    """Open the store that the settings name.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+    where = config.store or str(config.model / STORE)
+    return open_store(where, health_queries=config.health_queries)
+
+
+def check_start(config: ServeConfig, store: Store) -> None:
+    """Refuse settings that would let anybody in, or lose events.
+
+    Raises:
+        InputError: it listens to the network without a key, or in several processes with a store
+            that serves one.
+    """
+    if not config.loopback and not store.keys():
+        where = "" if config.store is None else f" --store {config.store}"
+        raise InputError(
+            f"host is {config.host!r}, which others can reach, and there is no API key: make one "
+            f"with `hybridrec keys create NAME --scope recommend --model {config.model}{where}`, "
+            "or listen on 127.0.0.1"
+        )
+    if config.workers > 1 and not store.shared:
+        raise InputError(
+            f"workers is {config.workers}, and SQLite serves one process: pass a postgresql:// "
+            "URL as store, or one worker"
+        )
+
+
+async def open_service(
+    config: ServeConfig, *, store: Store | None = None, models: Models | None = None
+) -> Service:
+    """A service that has begun to answer.
+
+    Raises:
+        InputError: as :func:`check_start`.
+        StoreError: the store cannot be opened.
+        StorageError: there is no model, or it is damaged.
+    """
+    metrics = Metrics()
+
+    def opened() -> tuple[Store, Models]:
+        kept = store or store_of(config)
+        check_start(config, kept)
+        loaded = models or Models(config.model, kept, config, metrics)
+        import_histories(kept, config.model)
+        return kept, loaded
+
+    service = Service(config, *await asyncio.to_thread(opened), metrics)
+    await service.start()
+    return service

@@ -1,0 +1,146 @@
+"""``hybridrec serve``: the application in uvicorn, from the first check to a clean stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import tempfile
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from hybridrec import storage
+from hybridrec.checks import HybridrecError, InputError
+from hybridrec.serve.app import create_app
+from hybridrec.serve.config import ServeConfig
+from hybridrec.serve.logs import UVICORN, set_up_logs
+from hybridrec.serve.opening import check_start, store_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastapi import FastAPI
+
+SETTINGS = "HYBRIDREC_SERVE"
+"""The environment variable that tells workers their settings, as JSON."""
+DRAIN_SECONDS = 30
+"""For answers that are on their way when it is told to stop."""
+
+
+def run(config: ServeConfig, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; answers what has come in by then.
+
+    Args:
+        config: the settings.
+        say: told where it listens, and what its owner should know.
+
+    Raises:
+        InputError: what :func:`hybridrec.serve.opening.check_start` refuses; no such host.
+        StoreError: the store cannot be opened.
+        StorageError: there is no model, or it is damaged.
+        OSError: the port is taken.
+    """
+    store = store_of(config)
+    try:
+        check_start(config, store)
+        open_to_all = not store.keys()
+        storage.current(config.model)
+        listener = _listener(config)
+    except BaseException:
+        store.close()
+        raise
+    set_up_logs(json_lines=config.log_json)
+    scheme = "http" if config.certificate is None else "https"
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    told = f"Listening on {scheme}://{host}:{listener.getsockname()[1]}"
+    if open_to_all:
+        told += (
+            f"\nThere is no API key: whoever is on this machine may do everything, until "
+            f"`hybridrec keys create NAME --scope admin --model {config.model}`"
+        )
+    # uvicorn stops by itself and then sends the signal again, to whoever was there before it.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    with listener:
+        if config.workers == 1:
+            _serve(create_app(config, store=store), config, listener, lambda: say(told))
+        else:
+            store.close()  # each worker opens its own
+            say(told)
+            _serve_many(config, listener)
+
+
+def worker() -> FastAPI:
+    """The application of one of several workers."""
+    config = ServeConfig(**json.loads(os.environ[SETTINGS]))
+    set_up_logs(json_lines=config.log_json)
+    return create_app(config)
+
+
+class _Server(uvicorn.Server):
+    """Says when it is up."""
+
+    def __init__(self, config: uvicorn.Config, up: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._up = up
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._up()
+
+
+def _serve(
+    app: FastAPI, config: ServeConfig, listener: socket.socket, up: Callable[[], None]
+) -> None:
+    server = _Server(_uvicorn(app, config), up)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        failed = getattr(app.state, "failed", None)
+        if isinstance(failed, HybridrecError):
+            raise failed from None
+        raise
+
+
+def _serve_many(config: ServeConfig, listener: socket.socket) -> None:
+    os.environ[SETTINGS] = json.dumps(asdict(config), default=str)
+    where = f"{__name__}:{worker.__name__}"
+    with tempfile.TemporaryDirectory(prefix="hybridrec-metrics-") as counts:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts
+        inner = _uvicorn(where, config, workers=config.workers, factory=True)
+        Multiprocess(inner, target=uvicorn.Server(inner).run, sockets=[listener]).run()
+
+
+def _uvicorn(app: FastAPI | str, config: ServeConfig, **more: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=config.host,
+        port=config.port,
+        ssl_certfile=config.certificate,
+        ssl_keyfile=config.private_key,
+        lifespan="on",
+        # An address that a header claims is nobody's: limits go by keys, or by who connects.
+        proxy_headers=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        **UVICORN,
+        **more,
+    )
+
+
+def _listener(config: ServeConfig) -> socket.socket:
+    """A socket that waits for connections."""
+    try:
+        family, *_, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise InputError(f"host is {config.host!r}, which has no address: {error}") from error
+    listener = socket.create_server(address[:2], family=family, backlog=2048)
+    listener.set_inheritable(True)
+    return listener
