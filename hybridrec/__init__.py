@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from hybridrec import client as client
     from hybridrec.bars import progress as progress
     from hybridrec.candidates import Candidates as Candidates
     from hybridrec.candidates import Queries as Queries
@@ -119,7 +120,7 @@ _HOME = {
     "Tuned": "tuning.found",
     "tune": "tuning.tune",
 }
-_MODULES = {"public": "data.public", "split": "data.split"}
+_MODULES = {"client": "client", "public": "data.public", "split": "data.split"}
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
 

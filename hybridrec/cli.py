@@ -1,4 +1,4 @@
-"""``hybridrec demo | fit | tune | recommend | evaluate | doctor``."""
+"""``hybridrec demo | fit | tune | recommend | evaluate | serve | keys | rollback | doctor``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hybridrec import __version__
 from hybridrec.bars import progress
 from hybridrec.checks import HybridrecError, InputError, whole_number
 from hybridrec.cli_data import ENCODER, add_data_arguments, encoder_of, read_data
+from hybridrec.cli_serve import add_serve_parsers
 from hybridrec.cli_tune import add_tune_parser
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add_tune_parser(commands, shared)
     _recommend_parser(commands, shared)
     _evaluate_parser(commands, shared)
+    add_serve_parsers(commands, shared)
     doctor = commands.add_parser(
         "doctor",
         parents=[shared],

@@ -40,7 +40,11 @@ def _serve_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
     )
     serve.add_argument("model", type=Path, help="a folder that `hybridrec fit` wrote")
     for flag, kind, text in (
-        ("--host", str, "address to listen on; other than loopback only with an API key (127.0.0.1)"),
+        (
+            "--host",
+            str,
+            "address to listen on; other than loopback only with an API key (127.0.0.1)",
+        ),
         ("--port", int, "0 takes a free one (8000)"),
         ("--store", str, "SQLite file or postgresql:// URL (service.sqlite in the model folder)"),
         ("--workers", int, "processes; more than one needs PostgreSQL (1)"),
@@ -83,7 +87,7 @@ def _keys_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         "create",
         parents=[shared, where],
         help="make a key; its secret is printed once",
-        epilog="Example: hybridrec keys create shop --scope recommend --scope events --model model/",
+        epilog="Example: hybridrec keys create shop --scope recommend --model model/",
     )
     create.add_argument("name", help="what it is for")
     create.add_argument(
@@ -161,6 +165,8 @@ def _roll_back(chosen: argparse.Namespace) -> None:
     current = storage.current(chosen.model)
     others = [version for version in storage.versions(chosen.model) if version != current]
     if not others:
-        raise InputError(f"{chosen.model} holds no version but {current}: there is nothing before it")
+        raise InputError(
+            f"{chosen.model} holds no version but {current}: there is nothing before it"
+        )
     storage.set_current(chosen.model, others[-1])
     print(f"{chosen.model} is at version {others[-1]} now, no longer {current}")

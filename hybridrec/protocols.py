@@ -202,6 +202,14 @@ class Forgets(Protocol):
 
 
 @runtime_checkable
+class CountsCache(Protocol):
+    """A stage that says how often what it keeps was of use."""
+
+    def take_cache_counts(self) -> tuple[int, int]:
+        """How often a thing was at hand and how often not, since this was asked last."""
+
+
+@runtime_checkable
 class VectorIndex(Protocol):
     """Maximum inner-product search over item vectors."""
 

@@ -235,6 +235,10 @@ class CrossEncoder:
         """
         return 0 if self._loaded is None else self._loaded.forget(user)
 
+    def take_cache_counts(self) -> tuple[int, int]:
+        """How often the states of a prompt were at hand and not, since this was asked last."""
+        return (0, 0) if self._loaded is None else self._loaded.take_cache_counts()
+
     def score_pairs(self, queries: Queries, items: Items) -> Scores:
         """What :meth:`score` says, each pair of prompt and candidate on its own: slow, to check by.
 

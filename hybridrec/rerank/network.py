@@ -222,7 +222,8 @@ class Network:
             found = list_scores(
                 self.model if plain else self._scoring_model(), prompts, items, table,
                 family=self.family, one_way=one_way, packed=not plain,
-                budget=PACK_TOKENS, cache=cache or self._cache, users=users, vectors=vectors,
+                budget=PACK_TOKENS, cache=self._cache if cache is None else cache, users=users,
+                vectors=vectors,
             )  # fmt: skip
         return cast("Scores", found.cpu().numpy())
 
@@ -239,6 +240,10 @@ class Network:
     def forget(self, user: int) -> int:
         """Drop the prefixes kept for a user's code, and how many they were."""
         return self._cache.forget(user)
+
+    def take_cache_counts(self) -> tuple[int, int]:
+        """How often a prefix was kept, and how often not, since the last time this was asked."""
+        return self._cache.take_counts()
 
     def _scoring_model(self) -> Any:
         """The model at the precision of scoring; made on first use."""

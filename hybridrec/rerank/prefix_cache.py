@@ -32,6 +32,7 @@ class PrefixCache:
         self._size = 0
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._guard = threading.Lock()
+        self._found = self._missed = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -51,10 +52,19 @@ class PrefixCache:
         with self._guard:
             entry = self._entries.get(prompt)
             if entry is None:
+                self._missed += self.keeps
                 return None
+            self._found += 1
             self._entries.move_to_end(prompt)
             entry.users.add(user)
             return entry.states
+
+    def take_counts(self) -> tuple[int, int]:
+        """How often a prompt was kept, and how often not, since the last time this was asked."""
+        with self._guard:
+            counts = self._found, self._missed
+            self._found = self._missed = 0
+            return counts
 
     def put(self, prompt: bytes, states: States, user: int = -1) -> None:
         """Keep the states of a prompt of ``user`` (-1: somebody's), unless they do not fit."""

@@ -15,7 +15,8 @@ from hybridrec.serve.errors import RefusalError, of_status
 from hybridrec.serve.opening import open_service
 from hybridrec.serve.routes import events, health, recommend, users
 from hybridrec.serve.routes import models as versions
-from hybridrec.serve.security import VISIT, Guard
+from hybridrec.serve.security import Guard
+from hybridrec.serve.visits import VISIT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,7 +42,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = await open_service(config, store=store, models=models)
+        try:
+            service = await open_service(config, store=store, models=models)
+        except Exception as error:
+            app.state.failed = error  # for whoever started it to tell
+            raise
         app.state.service = service
         try:
             yield
@@ -68,15 +73,11 @@ def create_app(
     return app
 
 
-def _refused_by_status(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
+async def _refused_by_status(request: Request, error: HTTPException) -> Response:
     return _answered(request, of_status(error.status_code, error.detail, error.headers))
 
 
-def _refused_by_schema(request: Request, error: Exception) -> Response:
-    if not isinstance(error, RequestValidationError):
-        raise error
+async def _refused_by_schema(request: Request, error: RequestValidationError) -> Response:
     mistakes = error.errors()
     if mistakes and mistakes[0]["type"] == "json_invalid":
         said = mistakes[0].get("ctx", {}).get("error", "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -10,16 +12,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hybridrec.checks import HybridrecError, whole_number
+from hybridrec.serve.asking import Answer
 from hybridrec.serve.store import ForgottenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hybridrec.serve.asking import Answer, Ask, Id
+    from hybridrec.serve.asking import Ask, Id
     from hybridrec.serve.loaded import Loaded
-    from hybridrec.serve.metrics_protocol import Metrics
+    from hybridrec.serve.metrics_protocol import Meter
 
     Answering = Callable[[Loaded, Sequence[Ask]], list[Answer | HybridrecError]]
+
+_log = logging.getLogger("hybridrec")
 
 __all__ = ["Batcher", "ClosedError", "QueueFull"]
 
@@ -32,11 +37,8 @@ _SHORTEST = 0.05
 class QueueFull(HybridrecError):  # noqa: N818 - what it is, as queue.Full
     """More asks wait than may; ``retry_after`` is when to come again, in seconds."""
 
-    def __init__(self, waiting: int, retry_after: float) -> None:
-        super().__init__(
-            f"{waiting} requests are waiting, which is as many as may: try again in "
-            f"{retry_after:.2f} s"
-        )
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
         self.retry_after = retry_after
 
 
@@ -66,11 +68,11 @@ class Batcher:
         answer: what answers a batch, in that thread.
         queue: asks that may wait.
         batch: asks answered together at most.
-        metrics: told of batches, the queue and the time spent in it.
+        metrics: told of batches, stages, the queue, degradations and the reranker's cache.
     """
 
     def __init__(
-        self, answer: Answering, *, queue: int, batch: int, metrics: Metrics | None = None
+        self, answer: Answering, *, queue: int, batch: int, metrics: Meter | None = None
     ) -> None:
         self._answer, self._metrics = answer, metrics
         self._room = whole_number("queue", queue, least=1)
@@ -106,9 +108,9 @@ class Batcher:
         waiting = _Waiting(loaded, ask, loop.create_future(), loop)
         with self._changed:
             if self._closed:
-                raise ClosedError("the service is shutting down: ask another one, or again later")
+                raise _closing()
             if len(self._queue) >= self._room:
-                raise QueueFull(len(self._queue), self._retry_after())
+                raise self._full()
             self._queue.append(waiting)
             self._changed.notify()
         self._tell_queue()
@@ -132,8 +134,7 @@ class Batcher:
             running = [one for one in self._computed if _of(one, name)]
             for one in running:
                 one.forgotten = True
-        for one in gone:
-            _settle(one, _forgotten())
+        _settle([(one, _forgotten()) for one in gone])
         self._tell_queue()
         return len(gone) + len(running)
 
@@ -144,55 +145,66 @@ class Batcher:
             self._changed.notify()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+        with self._changed:
+            left = list(self._queue)  # of a batcher that was never started
+            self._queue.clear()
+        _settle([(one, _closing()) for one in left])
 
     # -- the thread -------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while batch := self._next():
-            self._tell_queue()
-            started = time.perf_counter()
-            outcomes = self._outcomes(batch)
-            spent = (time.perf_counter() - started) / len(batch)
-            with self._changed:
-                self._computed = ()
-                known = self._an_ask
-                self._an_ask = spent if not known else known + _NEWEST * (spent - known)
-            for one, outcome in zip(batch, outcomes, strict=True):
-                self._finish(one, outcome, started)
+        while self._round():
+            pass
+
+    def _round(self) -> bool:
+        """Answer one batch, of which nothing is held then; False when there will be none."""
+        batch = self._next()
+        try:
+            if batch:
+                self._compute(batch)
+        except Exception as error:
+            # Whatever it is, it is told to those who asked; the next batch is not to blame.
+            _log.exception("a batch of %d requests failed", len(batch))
+            _settle([(one, _finished(one, error, 0.0)) for one in batch])
+        finally:
+            self._computed = ()
+        return bool(batch)
 
     def _next(self) -> list[_Waiting]:
         """The next batch; empty when there will be none."""
         with self._changed:
-            while not self._queue and not self._closed:
-                self._changed.wait()
-            batch: list[_Waiting] = []
-            while self._queue and len(batch) < self._most:
-                if batch and self._queue[0].loaded is not batch[0].loaded:
+            while not (batch := self._taken()):
+                if self._closed and not self._queue:
                     break
-                batch.append(self._queue.popleft())
+                self._changed.wait()
             self._computed = batch
             return batch
 
-    def _outcomes(self, batch: Sequence[_Waiting]) -> Sequence[Answer | Exception]:
-        if self._metrics is not None:
-            self._metrics.observe_batch(len(batch))
-        try:
-            return self._answer(batch[0].loaded, [one.ask for one in batch])
-        except Exception as error:
-            # Whatever it is, it is told to those who asked; the next batch is not to blame.
-            return [error] * len(batch)
+    def _taken(self) -> list[_Waiting]:
+        """The first of the queue that one version can answer together, the cancelled dropped."""
+        batch: list[_Waiting] = []
+        while self._queue and len(batch) < self._most:
+            if batch and self._queue[0].loaded is not batch[0].loaded:
+                break
+            one = self._queue.popleft()
+            if not one.future.cancelled():
+                batch.append(one)
+        return batch
 
-    def _finish(self, one: _Waiting, outcome: Answer | Exception, started: float) -> None:
-        if one.forgotten:
-            if one.ask.user is not None:
-                one.loaded.forget(one.ask.user)
-            outcome = _forgotten()
-        elif not isinstance(outcome, Exception):
-            queued = started - one.since
-            outcome = replace(outcome, seconds={"queue": queued, **outcome.seconds})
-            if self._metrics is not None:
-                self._metrics.observe_stage("queue", queued)
-        _settle(one, outcome)
+    def _compute(self, batch: Sequence[_Waiting]) -> None:
+        started = time.perf_counter()
+        outcomes = self._answer(batch[0].loaded, [one.ask for one in batch])
+        spent = (time.perf_counter() - started) / len(batch)
+        with self._changed:
+            self._computed = ()  # from here on nobody is flagged as forgotten
+            self._an_ask = (
+                self._an_ask + _NEWEST * (spent - self._an_ask) if self._an_ask else spent
+            )
+        pairs = zip(batch, outcomes, strict=True)
+        _settle([(one, _finished(one, outcome, started)) for one, outcome in pairs])
+        if self._metrics is not None:
+            _tell(self._metrics, batch, outcomes, started)
+            self._tell_queue()
 
     # -- small things -----------------------------------------------------------------------
 
@@ -202,9 +214,14 @@ class Batcher:
                 self._queue.remove(waiting)
         self._tell_queue()
 
-    def _retry_after(self) -> float:
-        """Seconds until those who wait now will have been answered."""
-        return max(_SHORTEST, self._an_ask * (len(self._queue) + len(self._computed)))
+    def _full(self) -> QueueFull:
+        """The refusal that says when those who wait now will have been answered."""
+        waiting = len(self._queue)
+        wait = max(_SHORTEST, self._an_ask * (waiting + len(self._computed)))
+        return QueueFull(
+            f"{waiting} requests are waiting, which is as many as may: try again in {wait:.2f} s",
+            retry_after=wait,
+        )
 
     def _tell_queue(self) -> None:
         if self._metrics is not None:
@@ -219,18 +236,51 @@ def _forgotten() -> ForgottenError:
     return ForgottenError("the user was forgotten while the request was waiting")
 
 
-def _settle(one: _Waiting, outcome: Answer | Exception) -> None:
-    """Tell the one who waits, in the loop it waits in."""
+def _closing() -> ClosedError:
+    return ClosedError("the service is shutting down: ask another one, or again later")
 
-    def settle() -> None:
-        if one.future.done():
-            return
-        if isinstance(outcome, Exception):
-            one.future.set_exception(outcome)
-        else:
-            one.future.set_result(outcome)
 
-    try:
-        one.loop.call_soon_threadsafe(settle)
-    except RuntimeError:
-        pass  # its loop is closed: nobody waits any more
+def _tell(
+    metrics: Meter, batch: Sequence[_Waiting], outcomes: Sequence[object], started: float
+) -> None:
+    """Count a batch: what was computed together, once."""
+    metrics.observe_batch(len(batch))
+    for one in batch:
+        metrics.observe_stage("queue", started - one.since)
+    answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+    for seconds in {id(answer.seconds): answer.seconds for answer in answers}.values():
+        for name, spent in seconds.items():
+            metrics.observe_stage(name, spent)
+    for answer in answers:
+        if answer.degraded is not None:
+            metrics.count_degraded(answer.degraded)
+    metrics.count_cache(*batch[0].loaded.cache_counts())
+
+
+def _finished(one: _Waiting, outcome: Answer | Exception, started: float) -> Answer | Exception:
+    """What one who waited is told, whose batch was begun at ``started``."""
+    if one.forgotten:
+        if one.ask.user is not None:
+            one.loaded.forget(one.ask.user)
+        return _forgotten()
+    if isinstance(outcome, Exception):
+        return outcome
+    return replace(outcome, seconds={"queue": started - one.since, **outcome.seconds})
+
+
+def _settle(pairs: Sequence[tuple[_Waiting, Answer | Exception]]) -> None:
+    """Tell those who wait, in the loops they wait in."""
+
+    def settle(told: Sequence[tuple[_Waiting, Answer | Exception]]) -> None:
+        for one, outcome in told:
+            if one.future.done():
+                continue
+            if isinstance(outcome, Exception):
+                one.future.set_exception(outcome)
+            else:
+                one.future.set_result(outcome)
+
+    for loop in {one.loop for one, _ in pairs}:
+        told = [pair for pair in pairs if pair[0].loop is loop]
+        with contextlib.suppress(RuntimeError):  # it is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, told)

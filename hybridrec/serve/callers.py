@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hybridrec.serve.errors import RefusalError
 from hybridrec.serve.keys import authenticate
-from hybridrec.serve.store import SCOPES, Scope
+from hybridrec.serve.store import SCOPES, Scope, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 FRESH = 2.0
 """Seconds for which the store is not asked again: so long a revoked key goes on."""
+STALE = 60.0
+"""And so long where the store cannot be asked: who needs nothing else of it goes on, too."""
 MOST_KNOWN = 1000
 
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
@@ -91,7 +94,7 @@ class Doorkeeper:
         self._store = store
         self._clock = clock
         self._open = keyless
-        self._open_until = -1.0
+        self._open_until = -math.inf
         self._known: dict[bytes, tuple[Caller, float]] = {}
 
     async def caller(self, authorization: str | None) -> Caller:
@@ -112,10 +115,15 @@ class Doorkeeper:
         # Not the secret itself: what lies in memory for long should open no door.
         digest = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
         now = self._clock()
-        caller, until = self._known.get(digest, (NOBODY, -1.0))
+        caller, until = self._known.get(digest, (NOBODY, -math.inf))
         if now < until:
             return caller
-        key = await asyncio.to_thread(authenticate, self._store, secret)
+        try:
+            key = await asyncio.to_thread(authenticate, self._store, secret)
+        except StoreError:
+            if now < until + STALE - FRESH:
+                return caller
+            raise
         if key is None:
             self._known.pop(digest, None)
             raise _unauthorized("this API key is not known, or was revoked")
@@ -127,9 +135,15 @@ class Doorkeeper:
 
     async def _keyless(self) -> bool:
         """Whether no key was ever made; a revoked one counts, or revoking would open the door."""
-        if self._open and self._clock() >= self._open_until:
-            self._open = not await asyncio.to_thread(self._store.keys)
-            self._open_until = self._clock() + FRESH
+        now = self._clock()
+        if self._open and now >= self._open_until:
+            try:
+                self._open = not await asyncio.to_thread(self._store.keys)
+            except StoreError:
+                if now >= self._open_until + STALE - FRESH:
+                    raise
+            else:
+                self._open_until = now + FRESH
         return self._open
 
 

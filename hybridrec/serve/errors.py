@@ -13,11 +13,14 @@ from hybridrec.checks import (
     StorageError,
     UnknownIdError,
 )
+from hybridrec.serve.batching import ClosedError, QueueFull
 from hybridrec.serve.store import ConflictError, ForgottenError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+GONE = 499
+"""The status of a request whose client did not wait for the answer: for the log and the counts."""
 LONGEST = 2000
 """Characters of a message; what a caller sent may stand in it."""
 
@@ -60,10 +63,6 @@ class RefusalError(HybridrecError):
         return json.dumps({"error": error}).encode()
 
 
-class NotReadyError(HybridrecError):
-    """There is no model to answer with."""
-
-
 class MissingError(HybridrecError):
     """Nothing is known of what the path names."""
 
@@ -76,10 +75,8 @@ def refusal_of(error: HybridrecError) -> RefusalError:
     """How an error of the library is told over the wire."""
     if isinstance(error, RefusalError):
         return error
-    # Of the batcher, which says how long its queue will take.
-    wait = getattr(error, "retry_after", None)
-    if wait is not None:
-        return RefusalError(429, "queue_full", str(error), retry_after=wait)
+    if isinstance(error, QueueFull):
+        return RefusalError(429, "queue_full", str(error), retry_after=error.retry_after)
     for kind, status, code in _BY_KIND:
         if isinstance(error, kind):
             again = 1.0 if status == 503 else None
@@ -97,7 +94,7 @@ _BY_KIND: tuple[tuple[type[HybridrecError], int, str], ...] = (
     (StorageError, 409, "model_refused"),
     (MissingError, 404, "not_found"),
     (StoreError, 503, "store_away"),
-    (NotReadyError, 503, "no_model"),
+    (ClosedError, 503, "closing"),
 )
 
 

@@ -13,7 +13,7 @@ from hybridrec import storage
 from hybridrec.checks import StorageError, UnknownIdError
 from hybridrec.engine import load
 from hybridrec.persistence import id_type
-from hybridrec.protocols import Forgets
+from hybridrec.protocols import CountsCache, Forgets
 from hybridrec.serve.pace import Pace
 
 if TYPE_CHECKING:
@@ -139,6 +139,13 @@ class Loaded:
         """
         code = self.user_code(user)
         return sum(stage.forget(code) for stage in self._stages if isinstance(stage, Forgets))
+
+    def cache_counts(self) -> tuple[int, int]:
+        """How often what stages keep was at hand and how often not, since this was asked last."""
+        counts = [
+            stage.take_cache_counts() for stage in self._stages if isinstance(stage, CountsCache)
+        ]
+        return sum(hits for hits, _ in counts), sum(misses for _, misses in counts)
 
     @property
     def _stages(self) -> list[object]:

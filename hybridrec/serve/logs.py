@@ -74,13 +74,9 @@ def log_request(
     level = logging.WARNING if status >= 500 else logging.INFO
     if not _access.isEnabledFor(level):
         return
-    told = {name: value for name, value in fields.items() if value is not None}
-    told = {
-        "method": method,
-        "route": route,
-        "status": status,
-        "ms": round(1e3 * seconds, 2),
-    } | told
+    told: dict[str, object] = {"method": method, "route": route, "status": status}
+    told["ms"] = round(1e3 * seconds, 2)
+    told.update((name, value) for name, value in fields.items() if value is not None)
     _access.log(level, "request", extra={_FIELDS: told})
 
 

@@ -1,8 +1,8 @@
 """What Prometheus reads of the service: one registry, every name in one place.
 
-Workers of one service share a folder (:mod:`hybridrec.serve.metrics_folder`), and each of them answers
-``/metrics`` for all: counters, histograms, the queue and the model add up, while figures of drift
-carry the worker's ``pid``.
+Workers of one service share a folder (:mod:`hybridrec.serve.metrics_folder`), and each of them
+answers ``/metrics`` for all: counters, histograms, the queue and the model add up, while figures of
+drift carry the worker's ``pid``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -25,13 +24,15 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from hybridrec.checks import InputError
 from hybridrec.serve.asking import Degradation
 from hybridrec.serve.drift import TOP, Drift, DriftConfig
-from hybridrec.serve.metrics_folder import VARIABLE
+from hybridrec.serve.metrics_folder import check_shared, shared_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from prometheus_client.samples import Sample
 
     from hybridrec.serve.asking import Id
 
@@ -60,6 +61,12 @@ class _BulkHistogram(Histogram):
         for bucket in np.flatnonzero(counts):
             self._buckets[bucket].inc(int(counts[bucket]))
 
+    def _child_samples(self) -> Iterable[Sample]:
+        """Without a count where there is no sum, as bounds may be negative: OpenMetrics' rule."""
+        samples = super()._child_samples()
+        summed = any(sample.name == "_sum" for sample in samples)
+        return [sample for sample in samples if summed or sample.name != "_count"]
+
 
 class Metrics:
     """Counts and times of one process, from any thread.
@@ -73,8 +80,7 @@ class Metrics:
 
     def __init__(self, drift: DriftConfig | None = None) -> None:
         self.registry = CollectorRegistry()
-        folder = os.environ.get(VARIABLE)
-        self._folder = None if folder is None else Path(folder)
+        self._folder = shared_folder()
         if self._folder is None:
             ProcessCollector(registry=self.registry)
         self._drift_config = drift or DriftConfig()
@@ -87,11 +93,8 @@ class Metrics:
         self._make_times()
         self._make_counters()
         self._make_drift()
-        if self._folder is not None and not any(self._folder.glob(f"*_{os.getpid()}.db")):
-            raise InputError(
-                f"{VARIABLE} is {folder!r}, but prometheus_client was imported before it was set: "
-                "start the workers within metrics_folder(), as processes of their own"
-            )
+        if self._folder is not None:
+            check_shared(self._folder)
 
     def _make_times(self) -> None:
         self._stage = self._histogram("stage_seconds", "Time by stage.", SECONDS, "stage")
@@ -149,6 +152,9 @@ class Metrics:
             f"{self._drift_config.reference}.",
             "liveall",
         )
+        self._compared = self._gauge(
+            "drift_answers", "Answers that the figures of drift are of, so far.", "liveall"
+        )
         self._clear_drift()
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
@@ -163,8 +169,6 @@ class Metrics:
         return Gauge(
             f"hybridrec_{name}", text, labels, registry=self.registry, multiprocess_mode=together
         )
-
-    # -- what the service tells ---------------------------------------------------------------
 
     def observe_stage(self, name: str, seconds: float) -> None:
         """A stage took so long."""
@@ -258,16 +262,16 @@ class Metrics:
     def _clear_drift(self) -> None:
         for gauge in (self._coverage, self._cold, self._shift, self._trained_cold):
             gauge.set(math.nan)
+        self._compared.set(0)
 
     def _show_drift(self) -> None:
         self._score.observe_all(self._drift.newest)
         figures = self._drift.figures
+        self._compared.set(figures.answers)
         self._cold.set(figures.cold)
         self._shift.set(figures.scores)
         if self._catalogue:
             self._coverage.set(figures.items / self._catalogue)
-
-    # -- what Prometheus reads ----------------------------------------------------------------
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The body and content type of ``/metrics``.

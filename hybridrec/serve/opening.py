@@ -11,6 +11,7 @@ from hybridrec.serve.metrics import Metrics
 from hybridrec.serve.models import Models
 from hybridrec.serve.service import Service
 from hybridrec.serve.stores import open_store
+from hybridrec.serve.tracing import set_up_tracing
 
 if TYPE_CHECKING:
     from hybridrec.serve.config import ServeConfig
@@ -66,9 +67,10 @@ async def open_service(
         kept = store or store_of(config)
         check_start(config, kept)
         loaded = models or Models(config.model, kept, config, metrics)
-        import_histories(kept, config.model)
+        import_histories(kept, config.model, loaded.current.data)
         return kept, loaded
 
-    service = Service(config, *await asyncio.to_thread(opened), metrics)
+    kept, loaded = await asyncio.to_thread(opened)
+    service = Service(config, kept, loaded, metrics, tracing=set_up_tracing())
     await service.start()
     return service

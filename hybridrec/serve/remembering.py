@@ -1,85 +1,58 @@
-"""A sample of what is asked, kept to check new models with; and who is not to be kept."""
+"""A sample of what is asked, kept to check new models with."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
-import secrets
-import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from hybridrec.checks import HybridrecError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from hybridrec.serve.asking import Id
+    from hybridrec.serve.lanes import Lane
     from hybridrec.serve.store import Store
 
 _LEAST_SHARE = 0.001
-_LONGEST_REQUEST = 900.0
 
 
 class Sample:
     """Keeps the n-th query with probability size / n, so that a busy service rarely writes.
 
     Args:
-        store: where they are kept.
+        store: where they are kept; it keeps none of a user who was forgotten meanwhile.
+        lane: the threads that write there.
         size: queries wanted; 0 keeps none.
         seed: of the choice.
-        clock: seconds, never falling; the one of the requests' ``arrived``.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        size: int,
-        *,
-        seed: int = 0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, store: Store, lane: Lane, size: int, *, seed: int = 0) -> None:
         self._store = store
+        self._lane = lane
         self._size = size
         self._random = random.Random(seed)
-        self._clock = clock
         self._asked = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._forgotten: dict[bytes, float] = {}
-        self._salt = secrets.token_bytes(32)
 
-    def offer(self, user: str | None, history: Sequence[Id], arrived: float) -> None:
+    def offer(self, user: str | None, history: Sequence[Id]) -> None:
         """A query was answered; it may be kept, in the background."""
         if not self._size or not history:
             return
         self._asked += 1
-        if self._random.random() >= max(_LEAST_SHARE, self._size / self._asked):
-            return
-        if user is not None and self._forgotten.get(self._mark(user), -1.0) >= arrived:
-            return
-        items = [str(item) for item in history]
-        task = asyncio.create_task(asyncio.to_thread(self._store.keep_query, user, items))
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    async def forget(self, user: str) -> None:
-        """From now on no query of ``user`` is kept that came in before; none is being written."""
-        now = self._clock()
-        for other, moment in list(self._forgotten.items()):
-            if moment < now - _LONGEST_REQUEST:
-                del self._forgotten[other]
-        self._forgotten[self._mark(user)] = now
-        await self.settle()
+        if self._random.random() < max(_LEAST_SHARE, self._size / self._asked):
+            task = asyncio.create_task(self._keep(user, [str(item) for item in history]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def settle(self) -> None:
         """Wait for what is being written."""
         if self._tasks:
             await asyncio.wait(set(self._tasks))
 
-    def _mark(self, user: str) -> bytes:
-        """Stands for a user who is not to be remembered, in what remembers that."""
-        return hashlib.blake2b(user.encode(), key=self._salt, digest_size=16).digest()
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        # A store that is away shows in every request; a query that was not kept harms nobody.
-        if not task.cancelled():
-            task.exception()
+    async def _keep(self, user: str | None, history: list[str]) -> None:
+        # A store that is away shows in every request; a query that is not kept harms nobody.
+        with suppress(HybridrecError):
+            await self._lane.run(self._store.keep_query, user, history)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import tempfile
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from hybridrec.checks import HybridrecError, InputError
 from hybridrec.serve.app import create_app
 from hybridrec.serve.config import ServeConfig
 from hybridrec.serve.logs import UVICORN, set_up_logs
+from hybridrec.serve.metrics_folder import metrics_folder
 from hybridrec.serve.opening import check_start, store_of
 
 if TYPE_CHECKING:
@@ -109,10 +109,9 @@ def _serve(
 def _serve_many(config: ServeConfig, listener: socket.socket) -> None:
     os.environ[SETTINGS] = json.dumps(asdict(config), default=str)
     where = f"{__name__}:{worker.__name__}"
-    with tempfile.TemporaryDirectory(prefix="hybridrec-metrics-") as counts:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts
+    with metrics_folder():
         inner = _uvicorn(where, config, workers=config.workers, factory=True)
-        Multiprocess(inner, target=uvicorn.Server(inner).run, sockets=[listener]).run()
+        Multiprocess(inner, sockets=[listener]).run()
 
 
 def _uvicorn(app: FastAPI | str, config: ServeConfig, **more: Any) -> uvicorn.Config:

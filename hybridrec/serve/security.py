@@ -10,16 +10,17 @@ import asyncio
 import re
 import secrets
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
 
 from hybridrec.checks import HybridrecError
 from hybridrec.serve.callers import NOBODY, Caller, needed
-from hybridrec.serve.errors import RefusalError, refusal_of
+from hybridrec.serve.errors import GONE, RefusalError, refusal_of
 from hybridrec.serve.hosts import Hosts
+from hybridrec.serve.logs import request_id
 from hybridrec.serve.rates import Rates
+from hybridrec.serve.visits import VISIT, Visit
 
 if TYPE_CHECKING:
     from starlette.datastructures import State
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from hybridrec.serve.config import ServeConfig
     from hybridrec.serve.service import Service
 
-VISIT = "hybridrec.visit"
-"""Where in the ASGI scope the :class:`Visit` is."""
 BODY_SECONDS = 30.0
 """In which a body must have come in whole."""
 
@@ -47,26 +46,7 @@ _HEADERS = {
     "frame-ancestors 'none'",
 }
 _RAW = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
-_REASONS = {401: "key", 403: "scope", 413: "body", 415: "content_type", 421: "host"}
-
-
-@dataclass
-class Visit:
-    """One request.
-
-    Attributes:
-        request_id: stands in its answer and in the log.
-        arrived: ``time.monotonic()`` when it came in.
-        caller: who sent it.
-        status: of the answer; 0 before there is one.
-        code: of the error, if it was one.
-    """
-
-    request_id: str
-    arrived: float
-    caller: Caller = NOBODY
-    status: int = 0
-    code: str | None = None
+_REASONS = {401: "key", 403: "scope", 408: "body", 413: "body", 415: "content_type", 421: "host"}
 
 
 class Guard:
@@ -98,6 +78,7 @@ class Guard:
         headers = Headers(scope=scope)
         visit = Visit(_request_id(headers), time.monotonic())
         scope[VISIT] = visit
+        request_id.set(visit.request_id)  # of this task, and so of this request alone
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -116,7 +97,7 @@ class Guard:
             self._count(refusal)
             await send_refusal(refusal, visit, answer)
         finally:
-            self._service.saw(visit, scope["method"], _route(scope))
+            self._service.observer.saw(visit, scope["method"], _route(scope), headers)
 
     async def _admitted(self, scope: Scope, headers: Headers) -> Caller:
         """Who sends it, if he may; nothing of the body has been read."""
@@ -168,7 +149,7 @@ class Guard:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise RefusalError(499, "gone", "the client is gone")
+                        raise RefusalError(GONE, "gone", "the client is gone")
                     part = message.get("body", b"")
                     size += len(part)
                     if size > self._most:
@@ -195,15 +176,15 @@ class Guard:
     def _refusal(self, error: Exception, visit: Visit) -> RefusalError:
         if isinstance(error, HybridrecError):
             return refusal_of(error)
-        self._service.failed(visit, error)
+        self._service.observer.failed(error)
         return RefusalError(
             500, "internal", f"something is broken here; the log has it as {visit.request_id}"
         )
 
     def _count(self, refusal: RefusalError) -> None:
-        reason = "rate" if refusal.code == "rate" else _REASONS.get(refusal.status)
+        reason = refusal.code if refusal.status == 429 else _REASONS.get(refusal.status)
         if reason is not None:
-            self._service.rejected(reason)
+            self._service.observer.rejected(reason)
 
 
 async def send_refusal(refusal: RefusalError, visit: Visit, send: Send) -> None:

@@ -6,16 +6,21 @@ import asyncio
 import contextlib
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hybridrec.checks import StorageError
 from hybridrec.deadline import Deadline
 from hybridrec.serve import schema
 from hybridrec.serve.answering import answer
-from hybridrec.serve.batching import Batcher, QueueFull
+from hybridrec.serve.batching import Batcher
 from hybridrec.serve.callers import Doorkeeper
 from hybridrec.serve.catalogue import Catalogue
 from hybridrec.serve.errors import MissingError, NothingBeforeError
+from hybridrec.serve.histories import forget_saved
+from hybridrec.serve.lanes import Lane
+from hybridrec.serve.observing import Observer
 from hybridrec.serve.remembering import Sample
+from hybridrec.serve.store import StoreError
 from hybridrec.serve.translating import (
     Person,
     event_of,
@@ -25,24 +30,23 @@ from hybridrec.serve.translating import (
     response_of,
     stored_events,
     title_of,
+    told_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hybridrec.serve.asking import Ask
+    from hybridrec.serve.asking import Ask, Id
     from hybridrec.serve.config import ServeConfig
     from hybridrec.serve.loaded import Loaded
     from hybridrec.serve.metrics import Metrics
     from hybridrec.serve.models import Models
-    from hybridrec.serve.security import Visit
-    from hybridrec.serve.store import Store
+    from hybridrec.serve.store import Forgotten, Store
+    from hybridrec.serve.tracing import Tracing
+    from hybridrec.serve.visits import Visit
 
 LOCAL = "local"
 """The key of events that came without one."""
-_AT_ONCE = 2
-"""Searches for neighbours at a time: each of them uses every core."""
-_LAG_SECONDS = 0.1
 
 
 class Service:
@@ -53,6 +57,7 @@ class Service:
         store: open; it is closed with the service.
         models: loaded; likewise.
         metrics: where counts go.
+        tracing: where spans go; None writes none.
         now: the wall clock, aware.
     """
 
@@ -63,25 +68,30 @@ class Service:
         models: Models,
         metrics: Metrics,
         *,
+        tracing: Tracing | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.config = config
         self.store = store
         self.models = models
         self.metrics = metrics
+        self.observer = Observer(metrics, store.secret(), tracing)
         self.doorkeeper = Doorkeeper(store, keyless=config.loopback)
         self.batcher = Batcher(answer, queue=config.queue, batch=config.batch, metrics=metrics)
         self._now = now
-        self._sample = Sample(store, config.health_queries)
-        self._similar = asyncio.Semaphore(_AT_ONCE)
-        self._similar_waiting = 0
+        # Forgetting may hold up those who write for seconds: who reads is to hear nothing of it.
+        self._reads = Lane("reads", threads=8, most=config.queue + 8)
+        self._writes = Lane("writes", threads=32, most=config.queue + 32)
+        self._searches = Lane("searches", threads=2, most=config.queue + 2)
+        self._switches = Lane("switches", threads=1, most=8)
+        self._sample = Sample(store, self._writes, config.health_queries)
         self._catalogue: Catalogue | None = None
         self._lag: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to answer; on the loop that the requests come in on."""
         self.batcher.start()
-        self._lag = asyncio.create_task(self._sample_lag())
+        self._lag = asyncio.create_task(self.observer.watch_lag())
         if self.config.watch_seconds:
             self.models.watch()
 
@@ -93,8 +103,12 @@ class Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._lag
         await self._sample.settle()
+        for lane in (self._reads, self._writes, self._searches, self._switches):
+            await asyncio.to_thread(lane.close)
         await asyncio.to_thread(self.models.close)
         await asyncio.to_thread(self.store.close)
+        if self.observer.tracing is not None:
+            await asyncio.to_thread(self.observer.tracing.close)
 
     # -- recommending -------------------------------------------------------------------------
 
@@ -135,14 +149,11 @@ class Service:
         if asked.user is None:
             person = person_of(loaded, self.store, asked)
         else:
-            person = await asyncio.to_thread(person_of, loaded, self.store, asked)
+            person = await self._reads.run(person_of, loaded, self.store, asked)
+        visit.user = None if person.user is None else str(person.user)
         found = await self.batcher.submit(loaded, ask(person))
-        if loaded is self.models.current:
-            scores = [] if found.degraded else [each.score for each in found.items]
-            items = [each.item for each in found.items]
-            self.metrics.observe_answer(scores, items, int(not person.liked))
-        user = None if person.user is None else str(person.user)
-        self._sample.offer(user, person.liked, visit.arrived)
+        self.observer.answered(visit, found, current=loaded is self.models.current)
+        self._sample.offer(visit.user, person.liked)
         return response_of(loaded, found, person, visit.request_id, explain=asked.explain)
 
     def _deadline(self, asked: schema.Asking, visit: Visit) -> Deadline | None:
@@ -162,16 +173,9 @@ class Service:
         loaded = self._loaded()
         loaded.known_items("item", [asked.item])
         item = loaded.item(asked.item)
-        if self._similar_waiting >= self.config.queue:
-            raise QueueFull(f"{self._similar_waiting} requests wait already", retry_after=1.0)
-        self._similar_waiting += 1
-        try:
-            async with self._similar:
-                found = await asyncio.to_thread(
-                    loaded.engine.similar_items, [item], asked.k, frame="pyarrow"
-                )
-        finally:
-            self._similar_waiting -= 1
+        found = await self._searches.run(
+            loaded.engine.similar_items, [item], asked.k, frame="pyarrow"
+        )
         items = [
             schema.SimilarItem(
                 rank=row["rank"],
@@ -191,7 +195,7 @@ class Service:
         catalogue = self._catalogue
         if catalogue is None or catalogue.version != loaded.version:
             catalogue = self._catalogue = Catalogue(loaded)
-        codes = await asyncio.to_thread(catalogue.search, text, limit)
+        codes = await self._searches.run(catalogue.search, text, limit)
         return schema.ItemsResponse(
             items=[
                 schema.FoundItem(item=loaded.item_id(code), title=loaded.title(code))
@@ -215,13 +219,13 @@ class Service:
         events = asked.events if isinstance(asked, schema.EventBatch) else [asked]
         found = stored_events(self._loaded(), events, self._now())
         key = visit.caller.key or LOCAL
-        done = await asyncio.to_thread(self.store.append, found, key=key)
+        done = await self._writes.run(self.store.append, found, key=key)
         self.metrics.count_events(done.accepted, done.duplicates)
         return schema.EventsResponse(
             request_id=visit.request_id, accepted=done.accepted, duplicates=done.duplicates
         )
 
-    async def user(self, given: str) -> schema.UserResponse:
+    async def user(self, given: str, visit: Visit) -> schema.UserResponse:
         """Everything that is stored of a user.
 
         Raises:
@@ -229,7 +233,8 @@ class Service:
         """
         loaded = self._loaded()
         user = loaded.user(given)
-        events = await asyncio.to_thread(self.store.events, str(user))
+        visit.user = str(user)
+        events = await self._reads.run(self.store.events, str(user))
         if not events:
             raise MissingError("nothing is stored of this user")
         return schema.UserResponse(user=user, events=[event_of(loaded, each) for each in events])
@@ -237,29 +242,44 @@ class Service:
     async def users(self, prefix: str, limit: int) -> schema.UsersResponse:
         """Some users of whom there are events."""
         loaded = self._loaded()
-        found = await asyncio.to_thread(self.store.users, prefix=prefix, limit=limit)
+        found = await self._reads.run(self.store.users, prefix=prefix, limit=limit)
         return schema.UsersResponse(users=[loaded.user(user) for user in found])
 
-    async def forget(self, given: str) -> schema.ForgottenResponse:
+    async def forget(self, given: str, visit: Visit) -> schema.ForgottenResponse:
         """Remove all that is known of a user, wherever it is.
 
         Raises:
             StoreError: the store is away; ask again.
         """
         user = self._loaded().user(given)
-        await self._sample.forget(str(user))
+        visit.user = str(user)
+        await self._sample.settle()
         self.batcher.drop(user)
-        gone = await asyncio.to_thread(self._forget, str(user))
+        gone = await self._writes.run(self._forget, user)
         return schema.ForgottenResponse(user=user, events=gone.events, queries=gone.queries)
+
+    def _forget(self, user: Id) -> Forgotten:
+        gone = self.store.forget(str(user))
+        try:
+            forget_saved(self.config.model, str(user))
+        except StorageError as error:
+            raise StoreError(
+                f"the user is gone from the store, and not from the model folder: ask again "
+                f"({error})"
+            ) from error
+        for loaded in (self.models.current, self.models.previous):
+            if loaded is not None:
+                loaded.forget(user)
+        return gone
 
     # -- models -------------------------------------------------------------------------------
 
     def loaded_models(self) -> schema.ModelsResponse:
         """The versions in memory."""
-        found = [(self.models.current, "current"), (self.models.previous, "previous")]
-        return schema.ModelsResponse(
-            models=[_told(loaded, role) for loaded, role in found if loaded is not None]
-        )
+        found = [told_of(self.models.current, "current")]
+        if self.models.previous is not None:
+            found.append(told_of(self.models.previous, "previous"))
+        return schema.ModelsResponse(models=found)
 
     async def load_model(self, version: str | None) -> schema.ModelsResponse:
         """Let another version answer: the folder's current one, or one by its id.
@@ -267,7 +287,7 @@ class Service:
         Raises:
             StorageError: there is none, or it did not pass the check; the old one goes on.
         """
-        await asyncio.to_thread(self.models.load, version)
+        await self._switches.run(self.models.load, version)
         return self.loaded_models()
 
     async def roll_back(self) -> schema.ModelsResponse:
@@ -278,7 +298,7 @@ class Service:
         """
         if self.models.previous is None:
             raise NothingBeforeError("no version was loaded before this one: load one by its id")
-        await asyncio.to_thread(self.models.roll_back)
+        await self._switches.run(self.models.roll_back)
         return self.loaded_models()
 
     async def ready(self) -> schema.ReadyResponse:
@@ -289,42 +309,8 @@ class Service:
             StoreError: the store is away.
         """
         loaded = self._loaded()
-        await asyncio.to_thread(self.store.ping)
+        await self._reads.run(self.store.ping)
         return schema.ReadyResponse(model=loaded.version)
 
     def _loaded(self, version: str | None = None) -> Loaded:
         return self.models.current if version is None else self.models.get(version)
-
-    # -- what the middleware tells --------------------------------------------------------------
-
-    def saw(self, visit: Visit, method: str, route: str) -> None:
-        """A request was answered."""
-
-    def rejected(self, reason: str) -> None:
-        """A request was turned away."""
-        self.metrics.count_rejected(reason)
-
-    def failed(self, visit: Visit, error: Exception) -> None:
-        """A request met something that is broken."""
-
-    async def _sample_lag(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + _LAG_SECONDS
-            await asyncio.sleep(_LAG_SECONDS)
-            self.metrics.observe_lag(max(0.0, loop.time() - due))
-
-
-def _told(loaded: Loaded, role: Any) -> schema.LoadedModel:
-    pipeline = loaded.pipeline
-    stages = [*pipeline.blend.recallers, *pipeline.blend.scorers]
-    names = [stage.name for stage in stages]
-    if pipeline.reranker is not None:
-        names.append(pipeline.reranker.name)
-    return schema.LoadedModel(
-        version=loaded.version,
-        role=role,
-        loaded=loaded.loaded,
-        stages=names,
-        items=loaded.data.n_items,
-    )

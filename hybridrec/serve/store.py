@@ -35,7 +35,8 @@ class StoredEvent:
         id: the caller's, unique per key; None for one that came with a model.
         user: text, at most 256 characters.
         item: likewise.
-        time: aware, UTC; None where the data that came with a model had no dates.
+        time: aware, UTC; None where the data that came with a model had no dates. One that is
+            appended without a time happens then; sent again without a time it is the same event.
         liked: False: seen, but no part of the history.
     """
 
@@ -108,8 +109,11 @@ class Store(Protocol):
 
         Raises:
             ConflictError: an id of ``key`` was used before with another content; or twice in here.
-            ForgottenError: an event is older than the forgetting of its user.
-            StoreError: it could not be written.
+            ForgottenError: an event is no newer than the forgetting of its user.
+            InputError: an id that is no text of 1 to 256 characters, a NUL in one, a time without
+                an offset.
+            StoreError: it could not be written. Where the connection was lost at the end, it may
+                have been: send the same ids again, and they count once.
         """
 
     def histories(self, users: Sequence[str], *, newest: int = 1000) -> list[History]:
@@ -121,23 +125,40 @@ class Store(Protocol):
     def forget(self, user: str) -> Forgotten:
         """Remove all that is stored of ``user``, so that no file of the store holds it any more.
 
-        A keyed hash of the id and the moment stay, to refuse a replay of what was before.
+        PostgreSQL removes the rows; their bytes go when it vacuums its tables. A keyed hash of the
+        id stays with the moment, to refuse a replay of what was before. The moment is now, or the
+        time of the newest event where a clock ahead of this one gave it.
+
+        Raises:
+            StoreError: it could not be done, or not to the end; ask again.
         """
 
     def import_once(self, mark: str, events: Iterable[StoredEvent]) -> int | None:
         """Store ``events`` that came with a model, once per ``mark``; None if that was done before.
 
-        Events of users who were forgotten are left out.
+        Left out are events that are stored already (of the same user, item, time and liking: most
+        of what a model saved later brings), and, of a user who was forgotten, those no newer than
+        that and those without a time. What was interrupted is taken up by the next call.
+
+        Args:
+            mark: names what the events came with.
+            events: a user's stand together, oldest first.
+
+        Returns:
+            How many were stored by this call.
         """
 
     def users(self, *, prefix: str = "", limit: int = 20) -> list[str]:
         """Some users of whom there are events, by the start of their ids, in order."""
 
     def keep_query(self, user: str | None, history: Sequence[str]) -> None:
-        """Keep a query to check new models with; the oldest beyond a limit is dropped."""
+        """Keep a query to check new models with; the oldest beyond a limit is dropped.
+
+        One of a ``user`` of whom nothing is stored is not kept: he may just have been forgotten.
+        """
 
     def queries(self) -> list[tuple[str, ...]]:
-        """The histories of the kept queries."""
+        """The histories of the kept queries, oldest query first."""
 
     def add_key(self, key: Key, digest: bytes) -> None:
         """Keep a key by the SHA-256 of its secret."""
@@ -146,7 +167,7 @@ class Store(Protocol):
         """A key and its digest, revoked or not."""
 
     def keys(self) -> list[Key]:
-        """Every key."""
+        """Every key, oldest first."""
 
     def revoke_key(self, key_id: str) -> bool:
         """Revoke a key; False if there is none of that id that is not revoked."""

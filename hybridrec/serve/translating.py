@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hybridrec.checks import InputError
 from hybridrec.serve import schema, store
@@ -27,7 +27,7 @@ class Person:
     Attributes:
         user: in the type that the model has; None for a history.
         known: whether anything is stored of the user.
-        liked: the history, oldest first; of a user, those items that the model knows.
+        liked: the history, oldest first.
         disliked: likewise.
     """
 
@@ -48,14 +48,7 @@ def person_of(loaded: Loaded, kept: store.Store, asked: schema.Person) -> Person
         return Person(None, True, tuple(asked.history or ()))
     user = loaded.user(asked.user)
     history = kept.histories([str(user)])[0]
-    liked, disliked = _known(loaded, history.liked), _known(loaded, history.disliked)
-    return Person(user, history.known, liked, disliked)
-
-
-def _known(loaded: Loaded, items: Sequence[str]) -> tuple[Id, ...]:
-    """Those of stored ``items`` that the model knows: others may come with the next one."""
-    codes = loaded.item_codes(items)
-    return tuple(loaded.item_id(code) for code in codes[codes >= 0])
+    return Person(user, history.known, history.liked, history.disliked)
 
 
 def recommend_ask(asked: schema.RecommendRequest, person: Person, deadline: Deadline | None) -> Ask:
@@ -69,6 +62,7 @@ def recommend_ask(asked: schema.RecommendRequest, person: Person, deadline: Dead
         exclude_seen=asked.exclude_seen,
         allow=None if asked.allow is None else tuple(asked.allow),
         block=tuple(asked.block),
+        lenient=person.user is not None,
         context=asked.context,
         deadline=deadline,
         rerank=asked.stages.rerank,
@@ -86,6 +80,7 @@ def rank_ask(asked: schema.RankRequest, person: Person, deadline: Deadline | Non
         k=len(asked.candidates),
         exclude_seen=False,
         candidates=tuple(asked.candidates),
+        lenient=person.user is not None,
         context=asked.context,
         deadline=deadline,
         rerank=asked.stages.rerank,
@@ -175,4 +170,20 @@ def event_of(loaded: Loaded, event: store.StoredEvent) -> schema.StoredEvent:
         time=event.time,
         liked=event.liked,
         title=None if code < 0 else loaded.title(code),
+    )
+
+
+def told_of(loaded: Loaded, role: Literal["current", "previous"]) -> schema.LoadedModel:
+    """A version in memory."""
+    pipeline = loaded.pipeline
+    stages = [*pipeline.blend.recallers, *pipeline.blend.scorers]
+    names = [stage.name for stage in stages]
+    if pipeline.reranker is not None:
+        names.append(pipeline.reranker.name)
+    return schema.LoadedModel(
+        version=loaded.version,
+        role=role,
+        loaded=loaded.loaded,
+        stages=names,
+        items=loaded.data.n_items,
     )

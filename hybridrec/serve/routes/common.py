@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
-from hybridrec.serve.errors import RefusalError
+from hybridrec.serve.errors import GONE, RefusalError
 from hybridrec.serve.schema import ErrorResponse
-from hybridrec.serve.security import VISIT, Visit
 from hybridrec.serve.service import Service
+from hybridrec.serve.visits import VISIT, Visit
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -77,7 +77,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise RefusalError(499, "gone", "the client is gone")
+            raise RefusalError(GONE, "gone", "the client is gone")
         return task.result()
     finally:
         gone.cancel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
 from hybridrec.serve.routes.common import TheService, errors
@@ -9,7 +11,9 @@ from hybridrec.serve.schema import ErrorResponse, HealthResponse, ReadyResponse
 
 router = APIRouter(tags=["operating"])
 
-_AWAY = {503: {"model": ErrorResponse, "description": "No model, or the store is away."}}
+_AWAY: dict[int | str, dict[str, Any]] = {
+    503: {"model": ErrorResponse, "description": "No model, or the store is away."}
+}
 
 
 @router.get("/healthz")
@@ -18,7 +22,7 @@ async def healthz() -> HealthResponse:
     return HealthResponse()
 
 
-@router.get("/readyz", responses={**_AWAY})
+@router.get("/readyz", responses=_AWAY)
 async def readyz(service: TheService) -> ReadyResponse:
     """It has a model, and its store can be reached."""
     return await service.ready()

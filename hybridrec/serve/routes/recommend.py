@@ -8,8 +8,6 @@ from fastapi import APIRouter, Query, Request
 
 from hybridrec.serve.routes.common import TheService, TheVisit, errors, unless_gone
 from hybridrec.serve.schema import (
-    MOST_FOUND,
-    MOST_TEXT,
     ItemsResponse,
     RankRequest,
     RecommendRequest,
@@ -17,6 +15,7 @@ from hybridrec.serve.schema import (
     SimilarRequest,
     SimilarResponse,
 )
+from hybridrec.serve.schema_types import MOST_FOUND, MOST_TEXT
 
 router = APIRouter(prefix="/v1", tags=["recommending"])
 

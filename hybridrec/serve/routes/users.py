@@ -6,25 +6,19 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from hybridrec.serve.routes.common import TheService, errors
-from hybridrec.serve.schema import (
-    MOST_FOUND,
-    MOST_TEXT,
-    ForgottenResponse,
-    UserResponse,
-    UsersResponse,
-)
+from hybridrec.serve.routes.common import TheService, TheVisit, errors
+from hybridrec.serve.schema import ForgottenResponse, UserResponse, UsersResponse
+from hybridrec.serve.schema_types import MOST_FOUND, MOST_TEXT, NO_NUL
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
 
-_NO_NUL = r"^[^\x00]*$"
-User = Annotated[str, Path(min_length=1, max_length=MOST_TEXT, pattern=_NO_NUL)]
+User = Annotated[str, Path(min_length=1, max_length=MOST_TEXT, pattern=NO_NUL)]
 
 
 @router.get("", responses=errors(422))
 async def users(
     service: TheService,
-    prefix: Annotated[str, Query(max_length=MOST_TEXT, pattern=_NO_NUL)] = "",
+    prefix: Annotated[str, Query(max_length=MOST_TEXT, pattern=NO_NUL)] = "",
     limit: Annotated[int, Query(ge=1, le=MOST_FOUND)] = 20,
 ) -> UsersResponse:
     """Some users of whom there are events, by the start of their ids."""
@@ -33,16 +27,16 @@ async def users(
 
 # A user's id may hold slashes.
 @router.get("/{user:path}", responses=errors(404, 422))
-async def user(user: User, service: TheService) -> UserResponse:
+async def user(user: User, service: TheService, visit: TheVisit) -> UserResponse:
     """Everything that is stored of a user, oldest first."""
-    return await service.user(user)
+    return await service.user(user, visit)
 
 
 @router.delete("/{user:path}", responses=errors(422))
-async def forget(user: User, service: TheService) -> ForgottenResponse:
+async def forget(user: User, service: TheService, visit: TheVisit) -> ForgottenResponse:
     """Remove all that is stored of a user: events, history, what is cached and what waits.
 
     Events from before this moment are refused from now on. What a model has learned from them it
     keeps until it is fitted anew.
     """
-    return await service.forget(user)
+    return await service.forget(user, visit)

@@ -1,0 +1,91 @@
+"""What is told of every request: counts, a line in the log, a span."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from hybridrec.serve.errors import GONE
+from hybridrec.serve.logs import log_request, user_mark
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hybridrec.serve.asking import Answer
+    from hybridrec.serve.metrics import Metrics
+    from hybridrec.serve.tracing import Tracing
+    from hybridrec.serve.visits import Visit
+
+_log = logging.getLogger("hybridrec.serve")
+_LAG_SECONDS = 0.1
+
+
+class Observer:
+    """Tells of requests.
+
+    Args:
+        metrics: where counts go.
+        secret: of the installation, for what stands for users.
+        tracing: where spans go; None writes none.
+    """
+
+    def __init__(self, metrics: Metrics, secret: bytes, tracing: Tracing | None = None) -> None:
+        self.metrics = metrics
+        self.tracing = tracing
+        self._secret = secret
+
+    def answered(self, visit: Visit, found: Answer, *, current: bool) -> None:
+        """The model has answered; ``current`` says whether it was the current one."""
+        visit.answered(found, time.monotonic())
+        for stage, seconds in found.seconds.items():
+            if stage != "queue":  # which the batcher counts
+                self.metrics.observe_stage(stage, seconds)
+        if found.degraded is not None:
+            self.metrics.count_degraded(found.degraded)
+        if current:
+            scores = [] if found.degraded else [each.score for each in found.items]
+            items = [each.item for each in found.items]
+            self.metrics.observe_answer(scores, items, int(found.popular))
+
+    def saw(self, visit: Visit, method: str, route: str, headers: Mapping[str, str]) -> None:
+        """A request was answered, or its client has gone."""
+        now = time.monotonic()
+        seconds, status = now - visit.arrived, visit.status or GONE
+        self.metrics.observe_request(route, status, seconds)
+        told: dict[str, str | None] = {"model": visit.model, "degraded": visit.degraded}
+        told["error"] = visit.code
+        trace = None
+        if self.tracing is not None:
+            trace = self.tracing.request(
+                method,
+                route,
+                status,
+                seconds,
+                stages=visit.stages,
+                since=now - visit.computed if visit.stages else 0.0,
+                headers=headers,
+                request_id=visit.request_id,
+                **told,
+            )
+        user = None if visit.user is None else user_mark(self._secret, visit.user)
+        log_request(
+            method, route, status, seconds, key=visit.caller.key, user=user, trace_id=trace, **told
+        )
+
+    def rejected(self, reason: str) -> None:
+        """A request was turned away."""
+        self.metrics.count_rejected(reason)
+
+    def failed(self, error: Exception) -> None:
+        """A request met something that is broken."""
+        _log.error("a request failed", exc_info=error)
+
+    async def watch_lag(self) -> None:
+        """Count how late the event loop comes back, until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_SECONDS
+            await asyncio.sleep(_LAG_SECONDS)
+            self.metrics.observe_lag(max(0.0, loop.time() - due))
