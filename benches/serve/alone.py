@@ -89,7 +89,9 @@ def work(folder: Path) -> dict[str, Any]:
     queries = hr.Queries(known, data.n_items, users=users.astype(np.int32), exclude=known)
     ordered = pipeline.ranking(queries, rerank=False).answer.head(pipeline.rerank_depth)
     prompts = reranker._reading(queries).prompts.lengths.astype(float)
-    own = np.where(ordered.valid, reranker._catalogue().rows.lengths[ordered.items], 0).astype(float)
+    own = np.where(ordered.valid, reranker._catalogue().rows.lengths[ordered.items], 0).astype(
+        float
+    )
     network = reranker._network()
     shape = network.model.config
     wide, inner, layers = shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
@@ -141,7 +143,7 @@ def _rate(product: Callable[[], object], macs: int) -> float:
 
 
 def floor(found: dict[str, Any], speed: dict[str, float]) -> dict[str, float]:
-    """Milliseconds of the multiply-adds alone, at the rate of their precision; attention is fp32."""
+    """Milliseconds of the multiply-adds alone, each at its precision's rate; attention is fp32."""
     if not found:
         return {}
     dense = 1000 * found["dense_gmac"] / speed[found["precision"]]

@@ -19,7 +19,7 @@ MODELS = ("recall", "two-stage")
 DATA = ("ml-100k", "ml-1m")
 CANDIDATES = scaled(smoke=20, default=100, full=100)
 EXAMPLES = scaled(smoke=8, default=64, full=64)
-"""Lists that the reranker learns from: what it takes to serve does not depend on what it learned."""
+"""Lists that the reranker learns from: how long it takes does not depend on what it learned."""
 
 
 @dataclass(frozen=True)

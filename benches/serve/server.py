@@ -116,7 +116,9 @@ def _stop(process: subprocess.Popen[bytes], log: Path) -> None:
     try:
         code = process.wait(STOPS)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"it does not stop within {STOPS:g} s of SIGTERM: {_tail(log)}") from None
+        raise RuntimeError(
+            f"it does not stop within {STOPS:g} s of SIGTERM: {_tail(log)}"
+        ) from None
     # Told to stop by a signal, it may say so.
     if code not in (0, -signal.SIGTERM):
         raise RuntimeError(f"it stopped with {code}: {_tail(log)}")
@@ -141,7 +143,7 @@ def mean(before: Samples, after: Samples, name: str, labels: str = "") -> float:
 
 
 def quantile(before: Samples, after: Samples, name: str, shares: Sequence[float]) -> list[float]:
-    """The upper bound of the bucket that each quantile is in; NaN of nothing, inf above the last."""
+    """The upper bound of each quantile's bucket; NaN of nothing, inf above the last."""
     bounds = sorted(
         (float(bound[1]), counted(before, after, sample))
         for sample in after
