@@ -67,6 +67,8 @@ async def open_service(
         kept = store or store_of(config)
         check_start(config, kept)
         loaded = models or Models(config.model, kept, config, metrics)
+        if models is None:
+            loaded.load()
         import_histories(kept, config.model, loaded.current.data)
         return kept, loaded
 
