@@ -116,6 +116,9 @@ class Queries:
 
     def batches(self, size: int) -> Iterator[tuple[slice, Self]]:
         """Consecutive parts of at most ``size`` queries, each with the slice it came from."""
+        if 0 < len(self) <= size:
+            yield slice(0, len(self)), self  # nothing to copy: a request of one feels it
+            return
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))
             yield part, self.select(np.arange(part.start, part.stop))

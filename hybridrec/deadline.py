@@ -1,9 +1,13 @@
-"""How long an answer may take."""
+"""How long an answer may take, and how long a part of it is expected to."""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING
+
+from hybridrec.checks import real_number, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,3 +28,55 @@ class Deadline:
     def left(self) -> float:
         """Seconds; negative when it is over."""
         return self._end - self._clock()
+
+
+class Pace:
+    """How long a thing is expected to take by how long it took of late; thread-safe.
+
+    What is not begun because it would take too long teaches nothing new: so what was seen is
+    forgotten after a while, and then it is tried again.
+
+    Args:
+        window: times remembered at most.
+        quantile: of them.
+        least: times seen before anything is expected.
+        memory: seconds after which a time is forgotten.
+        clock: seconds, never falling.
+    """
+
+    def __init__(
+        self,
+        *,
+        window: int = 64,
+        quantile: float = 0.5,
+        least: int = 1,
+        memory: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seen: deque[tuple[float, float]] = deque(
+            maxlen=whole_number("window", window, least=1)
+        )
+        self._quantile = real_number("quantile", quantile, least=0.0, below=1.0)
+        self._least = whole_number("least", least, least=1)
+        self._memory = real_number("memory", memory, above=0.0)
+        self._clock = clock
+        self._guard = threading.Lock()
+
+    def observe(self, seconds: float) -> None:
+        """It took ``seconds``."""
+        with self._guard:
+            self._seen.append((self._clock(), seconds))
+
+    def expected(self) -> float:
+        """Seconds that it will take; 0 while too little is known."""
+        with self._guard:
+            since = self._clock() - self._memory
+            while self._seen and self._seen[0][0] < since:
+                self._seen.popleft()
+            known = sorted(seconds for _, seconds in self._seen)
+        return known[int(self._quantile * len(known))] if len(known) >= self._least else 0.0
+
+    def clear(self) -> None:
+        """Forget what was seen: the first of a process compiles."""
+        with self._guard:
+            self._seen.clear()

@@ -6,6 +6,8 @@ import pytest
 
 import hybridrec as hr
 
+pytest_plugins = ["postgres_server"]
+
 WORDS = [
     "heat",
     "fargo",

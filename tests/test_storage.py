@@ -16,12 +16,16 @@ import pytest
 from hybridrec import sealing, storage
 from hybridrec.checks import InputError, StorageError
 from hybridrec.storage import (
+    current,
     open_current,
+    open_version,
     read_sidecar,
     remove_sidecar,
     save_version,
+    set_current,
     write_sidecar,
 )
+from hybridrec.storage import versions as all_versions
 
 FIXTURE = Path(__file__).parent / "fixtures" / "model-format-1"
 HELPER = Path(__file__).parent / "storage_helper.py"
@@ -62,6 +66,51 @@ def test_round_trip(tmp_path: Path) -> None:
     assert manifest["format"] == 1
     assert set(manifest["files"]) == {"als/items.npy", "state.json"}
     assert (root / "CURRENT").read_text() == f"{version}\n"
+
+
+def test_an_older_version_can_be_made_the_current_one(root: Path) -> None:
+    first = current(root)
+    second = save_version(root, fill(2))
+    assert all_versions(root) == [first, second]
+    set_current(root, first)
+    assert current(root) == first
+    assert open_current(root)[1] == {"value": 1}
+    assert open_version(root, second)[1] == {"value": 2}
+    third = save_version(root, fill(3))
+    # It was the current one, so it stays; the one that had been set aside goes.
+    assert all_versions(root) == [first, third]
+
+
+def test_only_a_whole_version_becomes_the_current_one(root: Path, tmp_path: Path) -> None:
+    first = current(root)
+    second = save_version(root, fill(2))
+    for wrong in ("x", "", f"../versions/{first}", ".tmp-x"):
+        with pytest.raises(StorageError, match="holds no version"):
+            set_current(root, wrong)
+        with pytest.raises(StorageError, match="holds no version"):
+            open_version(root, wrong)
+    (root / "versions" / first / "state.json").write_text("rot")
+    with pytest.raises(StorageError, match="was changed"):
+        set_current(root, first)
+    assert current(root) == second
+    with pytest.raises(StorageError, match="no saved model"):
+        set_current(tmp_path / "nothing", first)
+    with pytest.raises(StorageError, match="no saved model"):
+        all_versions(tmp_path / "nothing")
+
+
+def test_the_current_one_is_not_changed_under_a_writer(root: Path) -> None:
+    first = current(root)
+    second = save_version(root, fill(2))
+
+    def slow(folder: Path) -> dict[str, Any]:
+        with pytest.raises(StorageError, match="is being written by"):
+            set_current(root, first, wait=0.05)
+        return fill(3)(folder)
+
+    save_version(root, slow)
+    assert open_current(root)[1] == {"value": 3}
+    assert all_versions(root)[0] == second
 
 
 def test_newest_two_versions_stay(root: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hybridrec.checks import InputError, InputTypeError, require_extra, resolved_device
 from hybridrec.data.pretrained import quietly
 from hybridrec.data.text import plain_text
+from hybridrec.deadline import Pace
 from hybridrec.rerank.checkpoint import MARK, load_checkpoint, save_model
 from hybridrec.rerank.framing import frame_of
 from hybridrec.rerank.prefix_cache import PrefixCache
@@ -54,6 +55,7 @@ class Network:
         mask: "one_way" or "full".
         frame: what stands around texts.
         precision: of scoring: "fp32", "bf16" or "int8".
+        pace: what the first candidates of a query take, its prompt included.
     """
 
     def __init__(self, source: str, config: CrossEncoderConfig) -> None:
@@ -68,6 +70,7 @@ class Network:
         self.precision = _scoring_precision(torch, self._device, config.precision)
         self._scoring: Any = None
         self._cache = PrefixCache(config.prefix_cache)
+        self.pace = Pace(least=3)  # the first ones of a process compile
         self.family, model, self._tokenizer, self.mask = load_checkpoint(source, config)
         self.model = model.to(self._device)
         self.frame = frame_of(self._tokenizer, config, causal=self.family.causal)

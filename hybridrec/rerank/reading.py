@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,12 +65,13 @@ class Reading:
     def scores_within(self, items: Items, deadline: Deadline) -> Scores:
         """(B, reached) scores of the first columns, as many as there is time for.
 
-        A step that is expected to end late is not begun, and one that does is thrown away.
+        A step that is expected to end late is not begun, and one that does is thrown away. What is
+        expected of the first, which reads the prompts, is what first steps took of late.
         """
         # Every step reads the same prompts.
         cache = None if self.network.keeps_prompts else PrefixCache(STEP_MEGABYTES)
         scores = np.full(items.shape, -np.inf, dtype=np.float32)
-        slowest = 0.0
+        slowest = len(items) * self.network.pace.expected()
         for first in range(0, items.shape[1], STEP_COLUMNS):
             step, left = slice(first, first + STEP_COLUMNS), deadline.left()
             if left <= slowest:
@@ -78,7 +80,10 @@ class Reading:
                 if deadline.left() <= 0:
                     return scores[:, :first]
                 part = np.arange(start, min(start + STEP_QUERIES, len(items)))
+                began = time.perf_counter()
                 scores[part, step] = self._part(part, items[part, step], cache)
+                if not first:
+                    self.network.pace.observe((time.perf_counter() - began) / len(part))
             slowest = max(slowest, left - deadline.left())
         return scores
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from hybridrec.checks import HybridrecError
 from hybridrec.fuse.calibration import PROBABILITY
+from hybridrec.ranking import Stopwatch
 from hybridrec.serve.asked import groups, queries, read
 from hybridrec.serve.asking import Answer, Ranked, Reasons
 from hybridrec.serve.explaining import Explaining
@@ -73,16 +74,16 @@ def _ranked(loaded: Loaded, group: Sequence[Asked]) -> list[Answer | HybridrecEr
     """What the stages say."""
     try:
         ranking = _ranking(loaded, group)
+        found = _answers(loaded, group, ranking)
     except HybridrecError as error:
         if len(group) == 1:
             return [error]
-    else:
-        if ranking.told.any():
-            spent = sum(ranking.seconds.values()) - ranking.seconds.get("rerank", 0.0)
-            loaded.pace.observe(spent)
-        return [*_answers(loaded, group, ranking)]
-    # Somebody's fault, and nobody else's.
-    return [found for one in group for found in _ranked(loaded, [one])]
+        # Somebody's fault, and nobody else's.
+        return [found for one in group for found in _ranked(loaded, [one])]
+    if ranking.told.any():
+        spent = sum(ranking.seconds.values()) - ranking.seconds.get("rerank", 0.0)
+        loaded.pace.observe(spent)
+    return [*found]
 
 
 def _ranking(loaded: Loaded, group: Sequence[Asked]) -> Ranking:
@@ -90,7 +91,7 @@ def _ranking(loaded: Loaded, group: Sequence[Asked]) -> Ranking:
     deadlines = [one.ask.deadline for one in group if one.ask.deadline is not None]
     return loaded.pipeline.ranking(
         queries(loaded, group),
-        group[0].depth,
+        max(one.depth for one in group),
         deadline=min(deadlines, key=lambda deadline: deadline.left(), default=None),
         k=max(one.k for one in group),
         rerank=first.rerank,
@@ -101,7 +102,7 @@ def _ranking(loaded: Loaded, group: Sequence[Asked]) -> Ranking:
 def _popular(loaded: Loaded, group: Sequence[Asked]) -> list[Answer]:
     """The popular items, as those get them of whom nothing is known."""
     asked = queries(loaded, group, told=False)
-    ranking = loaded.pipeline.ranking(asked, group[0].depth, k=max(one.k for one in group))
+    ranking = loaded.pipeline.ranking(asked, max(one.depth for one in group))
     return _answers(loaded, group, ranking, "popularity")
 
 
@@ -109,39 +110,47 @@ def _answers(
     loaded: Loaded, group: Sequence[Asked], ranking: Ranking, degraded: Degradation | None = None
 ) -> list[Answer]:
     """A ranking in ids; ``degraded`` is what is known of all of the group."""
-    best, ids = ranking.answer, loaded.data.items.ids
-    scores = best.signals.get(PROBABILITY, best.scores)
-    lengths = best.valid.sum(axis=1)
-    lacking = _lacking(loaded, group, ranking)
-    found = []
-    for row, one in enumerate(group):
-        shown = slice(0, min(one.k, int(lengths[row])))
-        codes = best.items[row, shown]
-        less = lacking[row] if degraded is None else degraded
+    lacking = [degraded] * len(group) if degraded else _lacking(loaded, group, ranking)
+    seconds, watch, found = dict(ranking.seconds), Stopwatch(), []
+    for row, (one, less) in enumerate(zip(group, lacking, strict=True)):
+        codes = ranking.answer.items[row, : one.k]
+        codes = codes[codes >= 0]
         why: Sequence[Reasons | None] = [None] * len(codes)
+        history: tuple[tuple[Id, str | None], ...] = ()
         if one.ask.explain:
-            why = Explaining(loaded, one, ranking, row, less).reasons(codes)
-        columns = zip(
-            ids[codes].tolist(),
-            scores[row, shown].tolist(),
-            (loaded.title(code) for code in codes.tolist()),
-            ranking.reranked[row, shown].tolist(),
-            ranking.newcomers[row, shown].tolist(),
-            why,
-            strict=True,
-        )
-        items = [Ranked(*values) for values in columns]
+            with watch.timing("explain"):
+                why = Explaining(loaded, one, ranking, row, less).reasons(codes)
+            history = _history(loaded, one)
+        items = [*_placed(loaded, ranking, row, codes, why), *_unplaced(loaded, one, codes)]
         found.append(
             Answer(
                 version=loaded.version,
-                items=(*items, *_unplaced(loaded, one, codes)),
+                items=tuple(items),
                 popular=not ranking.told[row] and degraded is None,
                 degraded=less,
-                seconds=ranking.seconds,
-                history=_history(loaded, one) if one.ask.explain else (),
+                seconds=seconds,
+                history=history,
             )
         )
+    seconds |= watch.seconds
     return found
+
+
+def _placed(
+    loaded: Loaded, ranking: Ranking, row: int, codes: Items, why: Sequence[Reasons | None]
+) -> list[Ranked]:
+    """The first of a row, whose ``codes`` these are."""
+    shown, best = slice(0, len(codes)), ranking.answer
+    columns = zip(
+        loaded.data.items.ids[codes].tolist(),
+        best.signals.get(PROBABILITY, best.scores)[row, shown].tolist(),
+        (loaded.title(code) for code in codes.tolist()),
+        ranking.reranked[row, shown].tolist(),
+        ranking.newcomers[row, shown].tolist(),
+        why,
+        strict=True,
+    )
+    return [Ranked(*values) for values in columns]
 
 
 def _lacking(loaded: Loaded, group: Sequence[Asked], ranking: Ranking) -> list[Degradation | None]:

@@ -56,9 +56,11 @@ class Asked:
     @property
     def company(self) -> Hashable:
         """What asks have in common that one ranking answers."""
-        allow = None if self.allow is None else self.allow.tobytes()
         ask = self.ask
-        return allow, self.depth, self.context, ask.rerank, ask.fuse, ask.deadline is None
+        same = self.context, ask.rerank, ask.fuse, ask.deadline is None
+        if ask.candidates is not None:
+            return same  # however deep: recall brings all that is allowed
+        return *same, self.depth, None if self.allow is None else self.allow.tobytes()
 
 
 def read(loaded: Loaded, place: int, ask: Ask) -> Asked:
@@ -157,18 +159,20 @@ def _left(deadline: Deadline | None) -> float:
 
 def queries(loaded: Loaded, group: Sequence[Asked], *, told: bool = True) -> Queries:
     """What one group asks; without its histories where not ``told``."""
-    histories = [one.history if told else _NOTHING for one in group]
-    first = group[0]
+    columns = group[0].context if told else ()
+    allow, exclude = group[0].allow, [one.exclude for one in group]
+    if group[0].ask.candidates is not None:
+        # Allowed is what anybody asks about; everybody leaves out what others do.
+        own = [_NOTHING if one.allow is None else one.allow for one in group]
+        allow = np.unique(np.concatenate(own))
+        exclude = [np.setdiff1d(allow, each, assume_unique=True) for each in own]
     return Queries(
-        Ragged.from_rows(histories),
+        Ragged.from_rows([one.history if told else _NOTHING for one in group]),
         loaded.data.n_items,
         users=np.array([one.user for one in group], dtype=np.int32),
-        exclude=Ragged.from_rows([one.exclude for one in group]),
-        allow=_mask(loaded, first.allow),
-        context={
-            name: [one.ask.context[name] for one in group]
-            for name in (first.context if told else ())
-        },
+        exclude=Ragged.from_rows(exclude),
+        allow=_mask(loaded, allow),
+        context={name: [one.ask.context[name] for one in group] for name in columns},
         ordered=loaded.data.ordered,
     )
 

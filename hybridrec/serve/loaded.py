@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from hybridrec import storage
 from hybridrec.checks import StorageError, UnknownIdError
+from hybridrec.deadline import Pace
 from hybridrec.engine import load
 from hybridrec.persistence import id_type
 from hybridrec.protocols import CountsCache, Forgets
-from hybridrec.serve.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,6 +30,8 @@ IdType = Literal["int", "str"]
 
 _TITLES = ("title", "name")
 """Columns of the items that a title is taken from, the first that there is."""
+_LONGEST = 120
+"""Characters of a title."""
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -43,7 +45,8 @@ class Loaded:
         loaded: when it was.
         user_ids: the type of the users' ids.
         item_ids: the type of the items' ids.
-        pace: how long its recall takes.
+        pace: how long a batch takes but for reranking; high, as who waits too long is worse off
+            than who is told less.
     """
 
     version: str
@@ -51,7 +54,7 @@ class Loaded:
     loaded: datetime
     user_ids: IdType
     item_ids: IdType
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace = field(default_factory=partial(Pace, quantile=0.9))
 
     @property
     def data(self) -> Dataset:
@@ -86,7 +89,7 @@ class Loaded:
 
     def item_codes(self, given: Iterable[Id]) -> Items:
         """(n,) codes of items; -1 for what the model does not know."""
-        codes = self._codes
+        codes = self._codes  # of every request's every id: a table, no sorted array
         return np.fromiter((codes.get(str(item), -1) for item in given), dtype=np.int32)
 
     def known_items(self, name: str, given: Sequence[Id]) -> Items:
@@ -118,7 +121,10 @@ class Loaded:
         return item
 
     def title(self, code: int) -> str | None:
-        """What people call an item: its title, its name or its text; None where there is none."""
+        """What people call an item: its title, its name or what its text begins with.
+
+        None where there is none of them.
+        """
         return self.titles[code] or None
 
     @cached_property
@@ -127,9 +133,8 @@ class Loaded:
         data = self.data
         for name in _TITLES:
             if name in data.item_columns:
-                column = data.item_columns[name]
-                return ["" if title is None else str(title) for title in column.tolist()]
-        return ("",) * data.n_items if data.texts is None else data.texts
+                return [_title(title) for title in data.item_columns[name].tolist()]
+        return [_title(text) for text in data.texts or [None] * data.n_items]
 
     def forget(self, user: Id) -> int:
         """Drop what the stages keep of a user, and how many things that were.
@@ -184,6 +189,11 @@ def load_model(root: Path, version: str | None = None) -> Loaded:
         user_ids=engine.user_ids,
         item_ids="int" if id_type(engine.data.items.ids) == "int" else "str",
     )
+
+
+def _title(text: object) -> str:
+    title = " ".join("" if text is None else str(text)[: 4 * _LONGEST].split())
+    return title if len(title) <= _LONGEST else title[: _LONGEST - 1] + "…"
 
 
 def _coerced(kind: str, given: Id, wanted: IdType) -> Id:

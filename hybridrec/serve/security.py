@@ -10,7 +10,7 @@ import asyncio
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 
@@ -230,8 +230,8 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def _route(scope: Scope) -> str:
-    route: Any = scope.get("route")
-    return getattr(route, "path", None) or "none"
+    """The template of the path."""
+    return getattr(scope.get("route"), "path_format", None) or "none"
 
 
 def _template(path: str) -> str:

@@ -154,6 +154,35 @@ def test_a_step_that_would_be_late_is_not_begun(model, monkeypatch):
     assert model.score_within(QUERIES, ITEMS, Deadline(11_000, lambda: now[0])).shape == (4, 0)
 
 
+def test_a_first_step_that_is_known_to_be_late_is_not_begun(tiny_model):
+    model = encoder(tiny_model, max_item_tokens=12, history=3).prepare(TEXTS)
+    pace = model._network().pace
+    assert model.score_within(QUERIES, ITEMS, Deadline(60_000)).shape == (4, 4)
+    assert pace.expected() == 0.0  # once is not enough: it may have compiled
+    for _ in range(3):
+        model.score_within(QUERIES, ITEMS, Deadline(60_000))
+    assert 0 < pace.expected() < 60
+    pace.clear()
+    for _ in range(3):
+        pace.observe(0.6)
+    # Four queries at 0.6 s: too much for 2 s, but not for 3.
+    assert model.score_within(QUERIES, ITEMS, Deadline(2000, ticking(0))).shape == (4, 0)
+    assert model.score_within(QUERIES, ITEMS, Deadline(3000, ticking(0))).shape == (4, 4)
+
+
+def test_prompts_are_read_once_for_all_steps(tiny_model, monkeypatch):
+    monkeypatch.setattr(reading, "STEP_COLUMNS", 1)
+    model = encoder(tiny_model, max_item_tokens=12, history=3, prefix_cache=0).prepare(TEXTS)
+    made = []
+    cache = reading.PrefixCache
+    monkeypatch.setattr(reading, "PrefixCache", lambda room: made.append(cache(room)) or made[-1])
+    model.score_within(QUERIES, ITEMS, Deadline(60_000))
+    hits, misses = made[0].take_counts()
+    real = ITEMS >= 0
+    assert misses == real.any(axis=1).sum()
+    assert hits == real.sum() - misses > 0
+
+
 def test_a_user_is_forgotten(tiny_model):
     model = encoder(tiny_model, max_item_tokens=12, history=3)
     assert model.forget(3) == 0
@@ -161,6 +190,8 @@ def test_a_user_is_forgotten(tiny_model):
     queries = Queries(QUERIES.histories, 6, users=np.array([3, -1, 5, 3], dtype=np.int32))
     model.score(queries, np.zeros((4, 1), dtype=np.int32))
     assert [model.forget(user) for user in (3, 3, 4, 5)] == [2, 0, 0, 1]
+    assert model.forget(-1) == 1  # of everybody whom the model does not know
+    assert model.forget(-1) == 0
 
 
 def test_only_the_newest_items_and_their_order_count(model):

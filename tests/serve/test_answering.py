@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 import hybridrec as hr
-from hybridrec.deadline import Deadline
+from hybridrec.deadline import Deadline, Pace
 from hybridrec.rerank import reading
 from hybridrec.serve.answering import answer
 from hybridrec.serve.asking import Answer, Ask
 from hybridrec.serve.models import load_model
-from hybridrec.serve.pace import Pace
 
 ITEMS = [f"i{number}" for number in range(30)]
 
@@ -225,6 +224,36 @@ def test_candidates_are_ranked_all_and_each_once(loaded, engine):
     same(found, (expected["item"], expected["score"]))
 
 
+@pytest.mark.parametrize("kind", ["plain", "welcoming"])
+def test_lists_of_candidates_share_a_ranking_and_not_a_word_of_it(
+    request, loaded, engine, kind, monkeypatch
+):
+    held, alone = (loaded, engine) if kind == "plain" else request.getfixturevalue(kind)
+    generator = np.random.default_rng(5)
+    ids = alone.data.items.ids.tolist()
+    asks = [
+        Ask(
+            history=tuple(generator.choice(ids, n, replace=False)),
+            candidates=tuple(generator.choice(ids, 1 + 4 * n, replace=False)),
+        )
+        for n in range(6)
+    ]
+    expected = [answer(held, [ask])[0] for ask in asks]
+    sizes = []
+    ranking = type(held.pipeline).ranking
+
+    def counted(self, queries, *args, **kwargs):
+        sizes.append(len(queries))
+        return ranking(self, queries, *args, **kwargs)
+
+    monkeypatch.setattr(type(held.pipeline), "ranking", counted)
+    for ask, found, single in zip(asks, answer(held, asks), expected, strict=True):
+        same(found, ([e.item for e in single.items], [e.score for e in single.items]))
+        assert {each.item for each in found.items} == set(ask.candidates)
+        assert [e.newcomer for e in found.items] == [e.newcomer for e in single.items]
+    assert sizes == [6]
+
+
 def test_candidates_that_no_stage_places_stand_behind_without_a_score(retiring):
     """Retired items are never recommended; the caller's own list has them all the same."""
     candidates = ("i25", "i3", "i9", "i8", "i3")
@@ -357,10 +386,13 @@ def test_the_pace_is_learnt_from_what_recall_took(loaded):
     assert held.pace.expected() == pytest.approx(spent)
 
 
-def test_a_pace_is_a_high_quantile_of_the_newest():
-    pace = Pace(window=10, quantile=0.8)
-    for seconds in (99.0, *range(1, 11)):
-        pace.observe(float(seconds))
-    assert pace.expected() == 9.0
-    pace.clear()
-    assert pace.expected() == 0.0
+def test_what_was_too_slow_for_a_while_is_tried_again(loaded):
+    """Whoever is refused teaches nothing: an estimate that never ends would refuse for ever."""
+    now = [0.0]
+    held = replace(loaded, pace=Pace(memory=30.0, clock=lambda: now[0]))
+    held.pace.observe(5.0)
+    ask = Ask(history=("i1",), deadline=Deadline(4000, Ticking(0.0)))
+    assert answer(held, [ask])[0].degraded == "popularity"
+    now[0] = 31.0
+    assert answer(held, [ask])[0].degraded is None
+    assert 0 < held.pace.expected() < 4

@@ -1,7 +1,10 @@
 """A version in memory: ids of every kind, nothing of what users did, and their types."""
 
+import copy
 import json
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -59,6 +62,17 @@ def test_unknown_items_are_named(loaded):
 def test_titles_are_the_texts_where_there_is_no_title(loaded, numbered):
     assert loaded.title(0) == loaded.data.texts[0]
     assert load_model(numbered).title(0) is None
+
+
+def test_titles_are_one_short_line(loaded):
+    columns = {"title": np.array(["  Heat\n 1995", None, "x" * 500] + ["Clue"] * 27, object)}
+    titled = replace(loaded.data, item_columns=columns)
+    engine = copy.copy(loaded.engine)
+    engine._model = replace(engine._model, data=titled)
+    held = replace(loaded, engine=engine)
+    assert held.title(0) == "Heat 1995"
+    assert held.title(1) is None
+    assert held.title(2) == "x" * 119 + "…"
 
 
 def test_the_manifest_keeps_the_type_of_user_ids(numbered, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from metrics_helper import samples
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -21,16 +22,6 @@ from hybridrec.serve.metrics_folder import VARIABLE, metrics_folder
 from hybridrec.serve.metrics_protocol import Meter
 
 SMALL = DriftConfig(reference=2, window=4, step=2, bins=2)
-
-
-def samples(body):
-    """(name, labels) -> value, of a rendered page."""
-    text = body.decode() if isinstance(body, bytes) else body
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 def value(metrics, name, **labels):

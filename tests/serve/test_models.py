@@ -331,19 +331,6 @@ def test_nothing_in_flight_is_dropped_while_versions_change(versions):
     assert len({found.version for found, _ in answers}) == 2
 
 
-# -- folders -----------------------------------------------------------------------------------
-
-
-def test_only_a_whole_version_becomes_the_current_one(versions):
-    folder, first, second = versions
-    with pytest.raises(hr.StorageError, match="holds no version 'x'"):
-        storage.set_current(folder, "x")
-    (folder / "versions" / first / "state.json").write_text("more")
-    with pytest.raises(hr.StorageError, match="does not belong"):
-        storage.set_current(folder, first)
-    assert storage.current(folder) == second
-
-
 def test_users_known_by_their_place_are_those_of_their_version(tmp_path):
     """BPR's vectors are by a user's code, and another version's users have other codes."""
     implicit = pytest.importorskip("implicit.bpr")
