@@ -93,7 +93,8 @@ class PostgresServer:
 
     def stop(self):
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+            # At once: nothing of this has to be on the disk.
+            self._process.send_signal(signal.SIGQUIT)
             self._process.wait(timeout=60)
         shutil.rmtree(self._home)
 

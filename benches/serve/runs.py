@@ -119,7 +119,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, the single answers' times as percentiles."""
-        kept = {name: value for name, value in asdict(self).items() if name != "milliseconds"}
+        kept = {name: value for name, value in vars(self).items() if name != "milliseconds"}
         shares = {
             "degraded_share": self.share(sum(self.degraded.values())),
             "refused_share": self.share(self.statuses["429"]),

@@ -14,6 +14,7 @@ from hybridrec.checks import (
     UnknownIdError,
 )
 from hybridrec.serve.batching import ClosedError, QueueFull
+from hybridrec.serve.models import NoModelError
 from hybridrec.serve.store import ConflictError, ForgottenError, StoreError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ _BY_KIND: tuple[tuple[type[HybridrecError], int, str], ...] = (
     (StorageError, 409, "model_refused"),
     (MissingError, 404, "not_found"),
     (StoreError, 503, "store_away"),
+    (NoModelError, 503, "no_model"),
     (ClosedError, 503, "closing"),
 )
 

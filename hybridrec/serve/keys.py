@@ -9,7 +9,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from hybridrec.checks import distinct_names, one_of
+from hybridrec.checks import InputTypeError, distinct_names, one_of
 from hybridrec.serve.events import checked_text
 from hybridrec.serve.store import SCOPES, Key
 
@@ -30,10 +30,14 @@ def create_key(store: Store, name: str, scopes: Sequence[Scope]) -> str:
         ``hr_<id>_<43 characters>``: the only time that it can be seen.
 
     Raises:
-        InputError: an empty name, no scope, one twice, or one that there is not.
+        InputError: an empty name, a scope twice, or one that there is not.
+        InputTypeError: no list of scopes.
     """
     checked_text("name", name)
-    for scope in distinct_names("scopes", scopes) or SCOPES:
+    given = distinct_names("scopes", scopes)
+    if given is None:
+        raise InputTypeError(f"scopes is None; wanted a list of scopes out of {', '.join(SCOPES)}")
+    for scope in given:
         one_of("scope", scope, SCOPES)
     key_id = secrets.token_hex(6)
     secret = f"hr_{key_id}_{secrets.token_urlsafe(32)}"

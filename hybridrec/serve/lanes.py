@@ -24,13 +24,14 @@ class Lane:
     """Some threads, and a limit to what waits for them.
 
     Args:
-        name: of the threads.
+        name: what it does, in one word.
         threads: how many.
         most: calls that run and wait.
     """
 
     def __init__(self, name: str, *, threads: int, most: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"hybridrec-{name}")
+        self._name = name
         self._most = most
         self._inside = 0
 
@@ -41,7 +42,11 @@ class Lane:
             QueueFull: too many wait already.
         """
         if self._inside >= self._most:
-            raise QueueFull(self._inside, _AGAIN)
+            raise QueueFull(
+                f"{self._inside} {self._name} are waiting, which is as many as may: try again in "
+                f"{_AGAIN:g} s",
+                retry_after=_AGAIN,
+            )
         self._inside += 1
         try:
             work = partial(copy_context().run, partial(call, *args, **named))

@@ -39,11 +39,6 @@ class Observer:
     def answered(self, visit: Visit, found: Answer, *, current: bool) -> None:
         """The model has answered; ``current`` says whether it was the current one."""
         visit.answered(found, time.monotonic())
-        for stage, seconds in found.seconds.items():
-            if stage != "queue":  # which the batcher counts
-                self.metrics.observe_stage(stage, seconds)
-        if found.degraded is not None:
-            self.metrics.count_degraded(found.degraded)
         if current:
             scores = [] if found.degraded else [each.score for each in found.items]
             items = [each.item for each in found.items]

@@ -66,13 +66,12 @@ async def open_service(
     def opened() -> tuple[Store, Models]:
         kept = store or store_of(config)
         check_start(config, kept)
-        loaded = models or Models(config.model, kept, config, metrics)
-        if models is None:
-            loaded.load()
-        import_histories(kept, config.model, loaded.current.data)
-        return kept, loaded
+        versions = models or Models(config.model, kept, config, metrics)
+        data = versions.load().data
+        import_histories(kept, config.model, data)
+        return kept, versions
 
-    kept, loaded = await asyncio.to_thread(opened)
-    service = Service(config, kept, loaded, metrics, tracing=set_up_tracing())
+    kept, versions = await asyncio.to_thread(opened)
+    service = Service(config, kept, versions, metrics, tracing=set_up_tracing())
     await service.start()
     return service

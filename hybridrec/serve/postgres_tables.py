@@ -31,10 +31,11 @@ MIGRATING, FORGETTING = 1, 2
 
 _TABLES: tuple[LiteralString, ...] = (
     "CREATE TABLE hybridrec.installation (name text PRIMARY KEY, value bytea NOT NULL)",
+    "CREATE SEQUENCE hybridrec.arrivals",
     # Ids sort by their bytes, as in SQLite. timed: the caller gave the time. arrival orders
     # events of one time.
     """CREATE TABLE hybridrec.events (
-        arrival bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        arrival bigint PRIMARY KEY,
         user_id text COLLATE "C" NOT NULL,
         item_id text COLLATE "C" NOT NULL,
         happened timestamptz,
@@ -154,29 +155,35 @@ def moments(connection: Connection, tags: dict[bytes, str]) -> dict[str, datetim
 def insert(connection: Connection, events: Sequence[StoredEvent], key: str | None) -> set[str]:
     """Store those of ``events`` whose ids ``key`` has not used; the ids of these.
 
-    With a key, those without a time happen now.
+    With a key, those without a time happen now. They arrive in their order and are written in that
+    of their ids, so that two batches with the same ids wait for each other and cannot deadlock.
     """
     now = None if key is None else datetime.now(UTC)
     rows = connection.execute(
         """
+        WITH new AS MATERIALIZED (
+            SELECT nextval('hybridrec.arrivals') AS arrival, batch.* FROM (
+                SELECT * FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::boolean[],
+                                     %s::text[], %s::boolean[])
+                WITH ORDINALITY AS batch (user_id, item_id, happened, liked, event_id, timed, place)
+                ORDER BY place
+            ) AS batch
+        )
         INSERT INTO hybridrec.events
-            (user_id, item_id, happened, liked, key_id, event_id, timed)
-        SELECT user_id, item_id, happened, liked, %s, event_id, timed
-        FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::boolean[], %s::text[],
-                    %s::boolean[])
-            WITH ORDINALITY AS new (user_id, item_id, happened, liked, event_id, timed, place)
-        ORDER BY place
+            (arrival, user_id, item_id, happened, liked, key_id, event_id, timed)
+        SELECT arrival, user_id, item_id, happened, liked, %s, event_id, timed
+        FROM new ORDER BY event_id
         ON CONFLICT (key_id, event_id) WHERE event_id IS NOT NULL DO NOTHING
         RETURNING event_id
         """,
         (
-            key,
             [event.user for event in events],
             [event.item for event in events],
             [now if event.time is None else event.time for event in events],
             [event.liked for event in events],
             [None if key is None else event.id for event in events],
             [event.time is not None for event in events],
+            key,
         ),
     )
     return {event_id for (event_id,) in rows}

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from hybridrec.checks import StorageError
 from hybridrec.deadline import Deadline
 from hybridrec.serve import schema
 from hybridrec.serve.answering import answer
 from hybridrec.serve.batching import Batcher
 from hybridrec.serve.callers import Doorkeeper
 from hybridrec.serve.catalogue import Catalogue
-from hybridrec.serve.errors import MissingError, NothingBeforeError
-from hybridrec.serve.histories import forget_saved
+from hybridrec.serve.errors import NothingBeforeError
 from hybridrec.serve.lanes import Lane
 from hybridrec.serve.observing import Observer
-from hybridrec.serve.remembering import Sample
-from hybridrec.serve.store import StoreError
+from hybridrec.serve.people import People
 from hybridrec.serve.translating import (
     Person,
-    event_of,
-    person_of,
     rank_ask,
     recommend_ask,
     response_of,
-    stored_events,
     title_of,
     told_of,
 )
@@ -36,17 +29,14 @@ from hybridrec.serve.translating import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hybridrec.serve.asking import Ask, Id
+    from hybridrec.serve.asking import Ask
     from hybridrec.serve.config import ServeConfig
     from hybridrec.serve.loaded import Loaded
     from hybridrec.serve.metrics import Metrics
     from hybridrec.serve.models import Models
-    from hybridrec.serve.store import Forgotten, Store
+    from hybridrec.serve.store import Store
     from hybridrec.serve.tracing import Tracing
     from hybridrec.serve.visits import Visit
-
-LOCAL = "local"
-"""The key of events that came without one."""
 
 
 class Service:
@@ -78,32 +68,28 @@ class Service:
         self.observer = Observer(metrics, store.secret(), tracing)
         self.doorkeeper = Doorkeeper(store, keyless=config.loopback)
         self.batcher = Batcher(answer, queue=config.queue, batch=config.batch, metrics=metrics)
-        self._now = now
-        # Forgetting may hold up those who write for seconds: who reads is to hear nothing of it.
-        self._reads = Lane("reads", threads=8, most=config.queue + 8)
-        self._writes = Lane("writes", threads=32, most=config.queue + 32)
+        self.people = People(config, store, models, self.batcher, metrics, now=now)
         self._searches = Lane("searches", threads=2, most=config.queue + 2)
         self._switches = Lane("switches", threads=1, most=8)
-        self._sample = Sample(store, self._writes, config.health_queries)
         self._catalogue: Catalogue | None = None
-        self._lag: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to answer; on the loop that the requests come in on."""
         self.batcher.start()
-        self._lag = asyncio.create_task(self.observer.watch_lag())
+        self._tasks.append(asyncio.create_task(self.observer.watch_lag()))
+        self.models.watch()
         if self.config.watch_seconds:
-            self.models.watch()
+            self._tasks.append(asyncio.create_task(self.people.follow()))
 
     async def close(self) -> None:
         """Answer what has come in, then let go of everything."""
         await self.batcher.drain()
-        if self._lag is not None:
-            self._lag.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._lag
-        await self._sample.settle()
-        for lane in (self._reads, self._writes, self._searches, self._switches):
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.people.close()
+        for lane in (self._searches, self._switches):
             await asyncio.to_thread(lane.close)
         await asyncio.to_thread(self.models.close)
         await asyncio.to_thread(self.store.close)
@@ -146,14 +132,11 @@ class Service:
         if asked.explain and asked.user is not None:
             visit.caller.require("admin", "explaining a stored user")
         loaded = self._loaded(asked.model)
-        if asked.user is None:
-            person = person_of(loaded, self.store, asked)
-        else:
-            person = await self._reads.run(person_of, loaded, self.store, asked)
+        person = await self.people.person(loaded, asked)
         visit.user = None if person.user is None else str(person.user)
         found = await self.batcher.submit(loaded, ask(person))
         self.observer.answered(visit, found, current=loaded is self.models.current)
-        self._sample.offer(visit.user, person.liked)
+        self.people.sample.offer(visit.user, person.liked)
         return response_of(loaded, found, person, visit.request_id, explain=asked.explain)
 
     def _deadline(self, asked: schema.Asking, visit: Visit) -> Deadline | None:
@@ -203,75 +186,6 @@ class Service:
             ]
         )
 
-    # -- users --------------------------------------------------------------------------------
-
-    async def append(
-        self, asked: schema.Event | schema.EventBatch, visit: Visit
-    ) -> schema.EventsResponse:
-        """Store events; when it returns they are on the disk.
-
-        Raises:
-            ConflictError: an id was used before with another content.
-            ForgottenError: an event from before its user was forgotten.
-            InputError: an id that cannot be the model's, or a time too far ahead.
-            StoreError: it could not be written.
-        """
-        events = asked.events if isinstance(asked, schema.EventBatch) else [asked]
-        found = stored_events(self._loaded(), events, self._now())
-        key = visit.caller.key or LOCAL
-        done = await self._writes.run(self.store.append, found, key=key)
-        self.metrics.count_events(done.accepted, done.duplicates)
-        return schema.EventsResponse(
-            request_id=visit.request_id, accepted=done.accepted, duplicates=done.duplicates
-        )
-
-    async def user(self, given: str, visit: Visit) -> schema.UserResponse:
-        """Everything that is stored of a user.
-
-        Raises:
-            MissingError: nothing is.
-        """
-        loaded = self._loaded()
-        user = loaded.user(given)
-        visit.user = str(user)
-        events = await self._reads.run(self.store.events, str(user))
-        if not events:
-            raise MissingError("nothing is stored of this user")
-        return schema.UserResponse(user=user, events=[event_of(loaded, each) for each in events])
-
-    async def users(self, prefix: str, limit: int) -> schema.UsersResponse:
-        """Some users of whom there are events."""
-        loaded = self._loaded()
-        found = await self._reads.run(self.store.users, prefix=prefix, limit=limit)
-        return schema.UsersResponse(users=[loaded.user(user) for user in found])
-
-    async def forget(self, given: str, visit: Visit) -> schema.ForgottenResponse:
-        """Remove all that is known of a user, wherever it is.
-
-        Raises:
-            StoreError: the store is away; ask again.
-        """
-        user = self._loaded().user(given)
-        visit.user = str(user)
-        await self._sample.settle()
-        self.batcher.drop(user)
-        gone = await self._writes.run(self._forget, user)
-        return schema.ForgottenResponse(user=user, events=gone.events, queries=gone.queries)
-
-    def _forget(self, user: Id) -> Forgotten:
-        gone = self.store.forget(str(user))
-        try:
-            forget_saved(self.config.model, str(user))
-        except StorageError as error:
-            raise StoreError(
-                f"the user is gone from the store, and not from the model folder: ask again "
-                f"({error})"
-            ) from error
-        for loaded in (self.models.current, self.models.previous):
-            if loaded is not None:
-                loaded.forget(user)
-        return gone
-
     # -- models -------------------------------------------------------------------------------
 
     def loaded_models(self) -> schema.ModelsResponse:
@@ -288,6 +202,7 @@ class Service:
             StorageError: there is none, or it did not pass the check; the old one goes on.
         """
         await self._switches.run(self.models.load, version)
+        await self.people.take_over()
         return self.loaded_models()
 
     async def roll_back(self) -> schema.ModelsResponse:
@@ -309,7 +224,7 @@ class Service:
             StoreError: the store is away.
         """
         loaded = self._loaded()
-        await self._reads.run(self.store.ping)
+        await self.people.ping()
         return schema.ReadyResponse(model=loaded.version)
 
     def _loaded(self, version: str | None = None) -> Loaded:

@@ -278,6 +278,7 @@ def test_no_store_could_hold_such_an_id(client):
 def test_who_is_forgotten_is_gone_everywhere(own, own_folder, tmp_path):
     recommend(own, user="u7")  # kept, cached
     service = own.app.state.service
+    own.portal.call(service.people.sample.settle)
     assert service.store.queries()
     response = own.delete("/v1/users/u7").json()
     assert response == {"user": "u7", "events": 16, "queries": 1}
@@ -398,6 +399,37 @@ def test_more_than_the_queue_holds_is_turned_away(model_folder, tmp_path, monkey
         counts = client.get("/metrics").text
         assert 'hybridrec_rejected_total{reason="queue_full"} 1.0' in counts
         assert 'route="/v1/recommend",status="200"} 2.0' in counts
+
+
+def test_so_many_events_at_a_time_and_no_more(model_folder, tmp_path, monkeypatch):
+    with asking(settings(model_folder, tmp_path, queue=1)) as client:
+        store = client.app.state.service.store
+        held = threading.Event()
+        plain = store.append
+        monkeypatch.setattr(
+            store, "append", lambda *given, **named: held.wait(20) and plain(*given, **named)
+        )
+        found = []
+        threads = [
+            threading.Thread(
+                target=lambda number: found.append(
+                    send(client, id=str(number), user="many", item="i1").status_code
+                ),
+                args=(number,),
+            )
+            for number in range(40)
+        ]
+        for thread in threads:
+            thread.start()
+        while len(found) < 7:
+            time.sleep(0.01)
+        # Who only reads hears nothing of it.
+        assert recommend(client, user="u1", k=1).items
+        held.set()
+        for thread in threads:
+            thread.join()
+        assert sorted(found) == [200] * 33 + [429] * 7
+        assert len(client.get("/v1/users/many").json()["events"]) == 33
 
 
 def test_who_goes_away_costs_nothing(model_folder, tmp_path, monkeypatch):

@@ -183,8 +183,8 @@ def test_a_revoked_key_opens_nothing(model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("hybridrec.serve.callers.FRESH", 0.0)
     with keyed(settings(model_folder, tmp_path)) as (_, having, store):
         assert having("recommend").post("/v1/recommend", json=ASKED).status_code == 200
-        for key in store.keys():
-            assert store.revoke_key(key.id)
+        keys = store.keys()
+        assert all(store.revoke_key(key.id) for key in keys)
         response = having("recommend").post("/v1/recommend", json=ASKED)
         error(response, 401, "unauthorized")
         assert having("admin").get("/v1/users/u1").status_code == 401

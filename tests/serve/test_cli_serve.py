@@ -1,19 +1,26 @@
 """The command line of the service: a real process, started, asked and stopped."""
 
+import json
 import os
 import re
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 
 from hybridrec import storage
 from hybridrec.cli import main
-from hybridrec.client import Client
+from hybridrec.client import Client, NotAllowedError
+from hybridrec.serve.stores import open_store
 
 
 @contextmanager
@@ -45,61 +52,78 @@ def served(*arguments):
         process.stderr.close()
 
 
-def test_it_starts_answers_and_stops_when_it_is_told_to(own_folder, tmp_path):
-    with served(own_folder, "--store", tmp_path / "s.sqlite") as (url, process, log):
+def test_it_starts_answers_follows_and_stops_when_it_is_told_to(own_folder, tmp_path, save_another):
+    first = storage.current(own_folder)
+    second = save_another(own_folder)
+    store = tmp_path / "s.sqlite"
+    with served(own_folder, "--store", store, "--watch-seconds", "0.2") as (url, process, log):
         with Client(url) as client:
             assert client.send_event(user="u", item="i3").accepted == 1
-            assert client.recommend(user="u", k=3).items
-        process.send_signal(signal.SIGTERM)
+            assert client.recommend(user="u", k=3).model == second
+            assert main(["rollback", str(own_folder)]) == 0
+            wait_until(lambda: client.ready().model == first)
+
+        with begun(url, {"user": "u"}) as finish:
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: any("Shutting down" in line for line in log))
+            # What had come in is answered before it stops.
+            assert finish().startswith("HTTP/1.1 200")
         assert process.wait(60) == 0
         assert "no API key" in process.stdout.read()
     assert not [line for line in log if "Traceback" in line]
     assert any('"route": "/v1/events"' in line for line in log)
-    with served(own_folder, "--store", tmp_path / "s.sqlite") as (url, process, _):
-        with Client(url) as client:
-            assert [event.item for event in client.user("u").events] == ["i3"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+    kept = open_store(store)
+    assert [event.item for event in kept.events("u")] == ["i3"]
+    kept.close()
 
 
-def test_what_is_on_its_way_is_answered_before_it_stops(own_folder):
-    with served(own_folder, "--batch", "1") as (url, process, _):
-        found = []
+@contextmanager
+def begun(url, asked):
+    """A request that the service has begun to read; a function that sends the rest of it."""
+    where, body = urlsplit(url), json.dumps(asked).encode()
+    with socket.create_connection((where.hostname, where.port), timeout=30) as connection:
+        connection.sendall(
+            b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100")
 
-        def ask():
-            with httpx2.Client(base_url=url, timeout=60) as http:
-                found.append(http.post("/v1/recommend", json={"history": ["i1"]}).status_code)
+        def finish():
+            connection.sendall(body)
+            return connection.recv(10_000).decode()
 
-        threads = [threading.Thread(target=ask) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        while not found:
-            pass
-        process.send_signal(signal.SIGTERM)
-        for thread in threads:
-            thread.join()
-        assert process.wait(60) == 0
-    # Those whose connection had not been taken yet find the door shut; nobody gets half an answer.
-    assert set(found) == {200}
+        yield finish
 
 
-def test_keys_open_a_service_that_runs(own_folder, capsys):
+def wait_until(done, seconds=30):
+    until = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_service_with_keys_and_a_certificate(own_folder, tmp_path, capsys):
     where = ["--model", str(own_folder)]
     assert main(["keys", "create", "shop", "--scope", "recommend", *where]) == 0
     secret = capsys.readouterr().out.strip()
     assert main(["keys", "create", "operator", "--scope", "admin", "--scope", "admin", *where]) == 0
-    admin = capsys.readouterr().out.strip()
     assert main(["keys", "list", *where]) == 0
-    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()[1:]]
     assert [line[1:3] for line in lines] == [["shop", "recommend"], ["operator", "admin"]]
     assert secret not in str(lines)
-    with served(own_folder) as (url, process, _):
-        with Client(url, key=secret) as client:
+    files = certificate(tmp_path)
+    options = ("--certificate", files[0], "--private-key", files[1], "--log-text")
+    with served(own_folder, *options) as (url, process, log):
+        assert url.startswith("https://127.0.0.1:")
+        trusting = ssl.create_default_context(cafile=str(files[0]))
+        with Client(url, key=secret, transport=httpx2.HTTPTransport(verify=trusting)) as client:
             assert client.recommend(history=["i1"]).items
-        with Client(url, key=admin) as client:
-            assert client.models()
-        process.send_signal(signal.SIGTERM)
+            with pytest.raises(NotAllowedError):
+                client.models()
+        process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
+        assert "no API key" not in process.stdout.read()
+    assert any("route=/v1/recommend status=200" in line for line in log)
     assert main(["keys", "revoke", lines[0][0], *where]) == 0
     assert capsys.readouterr().out == f"Revoked {lines[0][0]}\n"
     assert main(["keys", "revoke", lines[0][0], *where]) == 2
@@ -107,16 +131,26 @@ def test_keys_open_a_service_that_runs(own_folder, capsys):
     assert "revoked 20" in capsys.readouterr().out.splitlines()[0]
 
 
-def test_mistakes_end_with_one_line_that_helps(own_folder, model_folder, tmp_path, capsys):
-    import socket
+def certificate(folder):
+    """A certificate of ours for 127.0.0.1, and its key."""
+    files = (folder / "c.pem", folder / "k.pem")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    command += " -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    command += f" -keyout {files[1]} -out {files[0]}"
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    subprocess.run(command.split(), capture_output=True, check=True)
+    return files
 
+
+def test_mistakes_end_with_one_line_that_helps(own_folder, model_folder, tmp_path, capsys):
     def told(*arguments):
         assert main([str(part) for part in arguments]) == 2
         error = capsys.readouterr().err
         assert "Traceback" not in error
         return error.splitlines()[-1]
 
-    message = told("serve", own_folder, "--host", "0.0.0.0")  # noqa: S104
+    message = told("serve", own_folder, "--host", "0.0.0.0")
     assert f"hybridrec keys create NAME --scope recommend --model {own_folder}" in message
     assert "postgresql://" in told("serve", own_folder, "--workers", "2")
     store = tmp_path / "s.sqlite"
@@ -139,6 +173,7 @@ def keyed_store(path, capsys):
     return path
 
 
+@pytest.mark.slow
 def test_a_damaged_model_is_told_before_anything_is_served(own_folder, capsys):
     file = next(own_folder.glob("versions/*/popularity/*"))
     file.write_bytes(b"x")
@@ -164,35 +199,3 @@ def test_rolling_back_names_the_other_version(own_folder, save_another, capsys):
             f"{own_folder} is at version {now} now, no longer {before}\n"
         )
         assert storage.current(own_folder) == now
-
-
-def test_a_running_service_follows_a_rollback(own_folder, save_another, capsys):
-    first = storage.current(own_folder)
-    second = save_another(own_folder)
-    with served(own_folder, "--watch-seconds", "0.2") as (url, _, _), Client(url) as client:
-        assert client.ready().model == second
-        assert main(["rollback", str(own_folder)]) == 0
-        until = threading.Event()
-        for _ in range(200):
-            if client.ready().model == first:
-                break
-            until.wait(0.1)
-        assert client.recommend(history=["i1"]).model == first
-
-
-def test_tls_needs_both_files_and_speaks_it(own_folder, tmp_path):
-    certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
-    made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-        + ["-nodes", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-        + ["-keyout", str(key), "-out", str(certificate), "-days", "2"],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("openssl is not installed")
-    options = ("--certificate", certificate, "--private-key", key, "--log-text")
-    with served(own_folder, *options) as (url, _, _):
-        assert url.startswith("https://127.0.0.1:")
-        found = httpx2.get(f"{url}/healthz", verify=httpx2.create_ssl_context(str(certificate)))
-        assert found.json() == {"status": "ok"}

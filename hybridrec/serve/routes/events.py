@@ -17,4 +17,4 @@ async def events(asked: Events, service: TheService, visit: TheVisit) -> EventsR
     When this answers they are on the disk, and the user's next request goes by them. An id that
     was sent before with the same content counts once; with another content it is a conflict.
     """
-    return await service.append(asked, visit)
+    return await service.people.append(asked, visit)

@@ -22,14 +22,14 @@ async def users(
     limit: Annotated[int, Query(ge=1, le=MOST_FOUND)] = 20,
 ) -> UsersResponse:
     """Some users of whom there are events, by the start of their ids."""
-    return await service.users(prefix, limit)
+    return await service.people.users(prefix, limit)
 
 
 # A user's id may hold slashes.
 @router.get("/{user:path}", responses=errors(404, 422))
 async def user(user: User, service: TheService, visit: TheVisit) -> UserResponse:
     """Everything that is stored of a user, oldest first."""
-    return await service.user(user, visit)
+    return await service.people.user(user, visit)
 
 
 @router.delete("/{user:path}", responses=errors(422))
@@ -39,4 +39,4 @@ async def forget(user: User, service: TheService, visit: TheVisit) -> ForgottenR
     Events from before this moment are refused from now on. What a model has learned from them it
     keeps until it is fitted anew.
     """
-    return await service.forget(user, visit)
+    return await service.people.forget(user, visit)

@@ -1,0 +1,172 @@
+"""What users did: stored, told, imported with a model, forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from hybridrec.checks import HybridrecError, StorageError
+from hybridrec.serve import schema
+from hybridrec.serve.errors import MissingError
+from hybridrec.serve.histories import forget_saved, import_histories
+from hybridrec.serve.lanes import Lane
+from hybridrec.serve.remembering import Sample
+from hybridrec.serve.store import StoreError
+from hybridrec.serve.translating import Person, event_of, person_of, stored_events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hybridrec.serve.asking import Id
+    from hybridrec.serve.batching import Batcher
+    from hybridrec.serve.config import ServeConfig
+    from hybridrec.serve.loaded import Loaded
+    from hybridrec.serve.metrics import Metrics
+    from hybridrec.serve.models import Models
+    from hybridrec.serve.store import Forgotten, Store
+    from hybridrec.serve.visits import Visit
+
+_log = logging.getLogger("hybridrec.serve")
+
+LOCAL = "local"
+"""The key of events that came without one."""
+
+
+class People:
+    """Everything that reads and writes the store for a user.
+
+    Args:
+        config: the settings.
+        store: where events are.
+        models: whose ids they have.
+        batcher: where requests of users wait.
+        metrics: where counts go.
+        now: the wall clock, aware.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        store: Store,
+        models: Models,
+        batcher: Batcher,
+        metrics: Metrics,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._models = models
+        self._batcher = batcher
+        self._metrics = metrics
+        self._now = now
+        # Forgetting may hold up those who write for seconds: who reads is to hear nothing of it.
+        self._reads = Lane("reads", threads=8, most=config.queue + 8)
+        self._writes = Lane("writes", threads=32, most=config.queue + 32)
+        self.sample = Sample(store, self._writes, config.health_queries)
+        self._imported = models.current.version
+
+    async def close(self) -> None:
+        """Write what is to be written."""
+        await self.sample.settle()
+        for lane in (self._reads, self._writes):
+            await asyncio.to_thread(lane.close)
+
+    async def ping(self) -> None:
+        """Raise StoreError if the store is away."""
+        await self._reads.run(self._store.ping)
+
+    async def person(self, loaded: Loaded, asked: schema.Person) -> Person:
+        """Whom a request is about.
+
+        Raises:
+            UnknownIdError: the user's id cannot be one of this model's.
+            StoreError: the store is away.
+        """
+        if asked.user is None:
+            return person_of(loaded, self._store, asked)
+        return await self._reads.run(person_of, loaded, self._store, asked)
+
+    async def append(
+        self, asked: schema.Event | schema.EventBatch, visit: Visit
+    ) -> schema.EventsResponse:
+        """Store events; when it returns they are on the disk.
+
+        Raises:
+            ConflictError: an id was used before with another content.
+            ForgottenError: an event from before its user was forgotten.
+            InputError: an id that cannot be the model's, or a time too far ahead.
+            StoreError: it could not be written.
+        """
+        events = asked.events if isinstance(asked, schema.EventBatch) else [asked]
+        found = stored_events(self._models.current, events, self._now())
+        key = visit.caller.key or LOCAL
+        done = await self._writes.run(self._store.append, found, key=key)
+        self._metrics.count_events(done.accepted, done.duplicates)
+        return schema.EventsResponse(
+            request_id=visit.request_id, accepted=done.accepted, duplicates=done.duplicates
+        )
+
+    async def user(self, given: str, visit: Visit) -> schema.UserResponse:
+        """Everything that is stored of a user.
+
+        Raises:
+            MissingError: nothing is.
+        """
+        loaded = self._models.current
+        user = loaded.user(given)
+        visit.user = str(user)
+        events = await self._reads.run(self._store.events, str(user))
+        if not events:
+            raise MissingError("nothing is stored of this user")
+        return schema.UserResponse(user=user, events=[event_of(loaded, each) for each in events])
+
+    async def users(self, prefix: str, limit: int) -> schema.UsersResponse:
+        """Some users of whom there are events."""
+        loaded = self._models.current
+        found = await self._reads.run(self._store.users, prefix=prefix, limit=limit)
+        return schema.UsersResponse(users=[loaded.user(user) for user in found])
+
+    async def forget(self, given: str, visit: Visit) -> schema.ForgottenResponse:
+        """Remove all that is known of a user, wherever it is.
+
+        Raises:
+            StoreError: the store is away; ask again.
+        """
+        user = self._models.current.user(given)
+        visit.user = str(user)
+        await self.sample.settle()
+        self._batcher.drop(user)
+        gone = await self._writes.run(self._forget, user)
+        return schema.ForgottenResponse(user=user, events=gone.events, queries=gone.queries)
+
+    def _forget(self, user: Id) -> Forgotten:
+        gone = self._store.forget(str(user))
+        try:
+            forget_saved(self._config.model, str(user))
+        except StorageError as error:
+            raise StoreError(
+                f"the user is gone from the store, and not from the model folder: ask again "
+                f"({error})"
+            ) from error
+        self._models.forget(user)
+        return gone
+
+    async def follow(self) -> None:
+        """Take over what is saved beside each version that comes to answer, until cancelled."""
+        while True:
+            await asyncio.sleep(self._config.watch_seconds)
+            await self.take_over()
+
+    async def take_over(self) -> None:
+        """Import the histories saved beside the current version, if that is another one now."""
+        current = self._models.current
+        if current.version == self._imported:
+            return
+        self._imported = current.version  # once: a damaged file stays damaged
+        try:
+            await self._writes.run(import_histories, self._store, self._config.model, current.data)
+        except HybridrecError as error:
+            _log.warning("the histories beside the new version are not taken over: %s", error)
