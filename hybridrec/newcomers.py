@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from hybridrec.ragged import Items, Mask, Scores
 
 
+_POOLS = 10
+"""That met items are dealt to at most, for the fusion to learn on."""
+_LISTS_A_POOL = 4
+"""Lists that a pool has items for at least: a list must have something to choose from."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewcomersConfig:
     """Settings of :class:`Newcomers`."""
@@ -173,10 +179,37 @@ class Newcomers:
         return others
 
     def candidates(self, queries: Queries, depth: int | None = None) -> Candidates:
-        """What texts and predictions bring, of any item: what the fusion learns from."""
+        """What texts and predictions bring, of any item that ``queries`` allow."""
         if self._blend is None:
             raise NotFittedError("these newcomers read no recallers: call use(recallers)")
         return self._blend.candidates(queries, self.config.depth if depth is None else depth)
+
+    def pools(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        """(I,) which pool each item is dealt to; -1 for the unmet.
+
+        Newcomers compete with each other, who are few; among all items other ones would stand on
+        top, and a fusion would learn to tell those apart (ml-1m, cold items alone: NDCG@10 .208
+        from tenths of the catalogue, .196 from all of it).
+        """
+        met = ~self.unmet
+        pools = max(1, min(_POOLS, int(met.sum()) // (_LISTS_A_POOL * self.config.depth)))
+        return np.where(met, generator.integers(pools, size=len(met)), -1)
+
+    def among(
+        self, queries: Queries, pools: NDArray[np.int64], chosen: NDArray[np.int64]
+    ) -> Candidates:
+        """What texts and predictions bring of one pool a query: what the fusion learns from.
+
+        Args:
+            queries: B of them.
+            pools: (I,) the pool of each item.
+            chosen: (B,) the pool of each query.
+        """
+        order, parts = np.argsort(chosen, kind="stable"), []
+        for pool in np.unique(chosen):
+            asked = queries.select(np.flatnonzero(chosen == pool))
+            parts.append(self.candidates(replace(asked, allow=pools == pool)))
+        return Candidates.stacked(parts, self.config.depth).select(np.argsort(order))
 
     def learn(self, candidates: Candidates, targets: Items) -> Self:
         """Fit the fusion to lists that hold their target."""

@@ -79,7 +79,11 @@ def train(
         FitError: there is nothing that the reranker could learn from.
     """
     plan = LearningPlan.of(data, settings.seed)
-    report = TrainingReport(users=len(data.histories), users_without_rows=plan.users_without_rows)
+    report = TrainingReport(
+        users=len(data.histories),
+        users_without_rows=plan.users_without_rows,
+        users_without_history=int(np.count_nonzero(data.histories.lengths == 0)),
+    )
     base = data.keep_events(plan.base)
     scorers = [*recallers, *signals]
     for scorer in track(scorers, "fit A", len(scorers)):
@@ -158,16 +162,11 @@ def _acquainted(
 ) -> Newcomers:
     """Newcomers whose fusion has learned from the users in R, on items that fit A has met."""
     newcomers = newcomers.unfitted().fit(base).use(blend.recallers, blend.scorers)
-    rows = plan.taught.select(~newcomers.unmet[plan.taught.targets])
-    lists = learning_lists(
-        "newcomers",
-        rows,
-        newcomers.config.lists,
-        newcomers.candidates,
-        data,
-        report,
-        np.random.default_rng(settings.seed + 4),
-    )
+    generator, most = np.random.default_rng(settings.seed + 4), newcomers.config.lists
+    rows = plan.taught.select(~newcomers.unmet[plan.taught.targets]).sample(2 * most, generator)
+    pools = newcomers.pools(generator)
+    recall = partial(newcomers.among, pools=pools, chosen=pools[rows.targets])
+    lists = learning_lists("newcomers", rows, most, recall, data, report, generator)
     if not len(lists.rows):
         _log.warning("no list to learn from for newcomers: they stand as texts and scores merge")
         return newcomers

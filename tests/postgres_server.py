@@ -27,10 +27,10 @@ class PostgresServer:
         self._programs = programs()
         # The server refuses root, and needs a path that another user may walk.
         self._root = os.geteuid() == 0
-        self._home = Path(tempfile.mkdtemp(prefix="hybridrec-postgres-", dir="/tmp"))
+        self.home = Path(tempfile.mkdtemp(prefix="hybridrec-postgres-", dir="/tmp"))
         self._user = account() if self._root else None
         if self._user:
-            os.chown(self._home, self._user.pw_uid, self._user.pw_gid)
+            os.chown(self.home, self._user.pw_uid, self._user.pw_gid)
         self.port = free_port()
         self._numbers = itertools.count()
         self._process = None
@@ -47,30 +47,30 @@ class PostgresServer:
         return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
 
     def _make(self):
-        secret = self._home / "password"
+        secret = self.home / "password"
         secret.write_text(PASSWORD)
         secret.chmod(0o644)
         subprocess.run(
             [
-                *(self._programs / "initdb", "-D", self._home / "data", "-U", "tester"),
+                *(self._programs / "initdb", "-D", self.home / "data", "-U", "tester"),
                 *("-E", "UTF8", "--locale=C", "--auth=scram-sha-256", f"--pwfile={secret}"),
             ],
             check=True,
             capture_output=True,
-            cwd=self._home,
+            cwd=self.home,
             **self._options(),
         )
 
     def start(self):
-        with (self._home / "log").open("ab") as log:
+        with (self.home / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(self._programs / "postgres", "-D", self._home / "data", "-k", self._home),
+                    *(self._programs / "postgres", "-D", self.home / "data", "-k", self.home),
                     *("-p", str(self.port), "-c", "listen_addresses=127.0.0.1"),
                 ],
                 stdout=log,
                 stderr=log,
-                cwd=self._home,
+                cwd=self.home,
                 **self._options(),
             )
         deadline = time.monotonic() + 60
@@ -80,7 +80,7 @@ class PostgresServer:
                 return
             except Exception:
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError((self._home / "log").read_text()) from None
+                    raise RuntimeError((self.home / "log").read_text()) from None
             time.sleep(0.05)
 
     def kill(self):
@@ -89,14 +89,14 @@ class PostgresServer:
             os.kill(child, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
-        (self._home / "data" / "postmaster.pid").unlink(missing_ok=True)
+        (self.home / "data" / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self):
         if self._process is not None and self._process.poll() is None:
             # At once: nothing of this has to be on the disk.
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(timeout=60)
-        shutil.rmtree(self._home)
+        shutil.rmtree(self.home)
 
     def url(self, database):
         return f"postgresql://tester:{PASSWORD}@127.0.0.1:{self.port}/{database}"

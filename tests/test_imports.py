@@ -68,7 +68,8 @@ DOORS = {
     "httpx2": {"client/"},
     "prometheus_client": {"serve/metrics.py"},
     "opentelemetry": {"serve/tracing.py"},
-    "psycopg": {"serve/postgres_store.py"},
+    "psycopg": {"serve/postgres_"},
+    "psycopg_pool": {"serve/postgres_store.py"},
     "limits": {"serve/rates.py"},
     "ray": {"serve/on_ray.py"},
 }

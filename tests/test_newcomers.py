@@ -1,5 +1,7 @@
 """Items without events: who finds them, and where they stand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -95,6 +97,36 @@ def test_their_order_is_learned_from_items_with_events(engine, split):
         "als, by text",
         "item transitions, by text",
     }
+
+
+def test_a_list_to_learn_from_holds_items_of_its_targets_pool(engine, split):
+    newcomers = engine.newcomers
+    queries = split.train.queries(split.train.users.ids[:9])
+    pools = np.where(newcomers.unmet, -1, np.arange(len(newcomers.unmet)) % 3)
+    chosen = np.array([2, 0, 1, 0, 2, 2, 1, 0, 1])
+    found = newcomers.among(queries, pools, chosen)
+    assert found.valid[:, :3].all()
+    wide = np.repeat(chosen[:, None], 4, axis=1)
+    np.testing.assert_array_equal(pools[found.items][found.valid], wide[found.valid])
+    for row in (0, 3, 8):
+        alone = replace(queries.select(np.array([row])), allow=pools == chosen[row])
+        wanted = newcomers.candidates(alone)
+        np.testing.assert_array_equal(found.items[row], wanted.items[0])
+        for name, values in wanted.signals.items():
+            np.testing.assert_allclose(found.signals[name][row], values[0], rtol=1e-5)
+    none = newcomers.among(queries.select(np.arange(0)), pools, chosen[:0])
+    assert len(none) == 0
+
+
+def test_pools_are_dealt_evenly_and_never_too_small(engine):
+    wide = hr.Newcomers(depth=2)
+    wide._known = np.arange(400) >= 40
+    pools = wide.pools(np.random.default_rng(0))
+    assert (pools[:40] == -1).all()
+    counts = np.bincount(pools[40:])
+    assert len(counts) == 10
+    assert counts.min() > 20
+    assert set(engine.newcomers.pools(np.random.default_rng(0)).tolist()) == {-1, 0}
 
 
 def test_only_allowed_newcomers_come(engine, split):

@@ -74,7 +74,14 @@ def create_app(
 
 
 async def _refused_by_status(request: Request, error: HTTPException) -> Response:
-    return _answered(request, of_status(error.status_code, error.detail, error.headers))
+    refusal = of_status(error.status_code, error.detail, error.headers)
+    if refusal.status == 405:
+        # The framework names the methods of the one route that it met first.
+        path = getattr(request.scope.get("route"), "path_format", None)
+        methods = request.app.openapi()["paths"].get(path)
+        if methods:
+            refusal.headers["allow"] = ", ".join(sorted(method.upper() for method in methods))
+    return _answered(request, refusal)
 
 
 async def _refused_by_schema(request: Request, error: RequestValidationError) -> Response:

@@ -73,9 +73,9 @@ def check(
 ) -> None:
     """Hold the answers of a new version to the kept queries against the old one's.
 
-    Every list holds different items that are not retired, with finite, falling scores, and is no
-    shorter than the old one's, as far as there are items. On average as many of the old one's items
-    are on it as ``config.health_overlap`` says.
+    Every list holds different items that are not retired, with finite scores, and is no shorter
+    than the old one's, as far as there are items. On average as many of the old one's items are on
+    it as ``config.health_overlap`` says.
 
     Raises:
         CheckError: one of that is not so; says which.

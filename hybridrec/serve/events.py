@@ -76,7 +76,7 @@ def checked(events: Iterable[StoredEvent], *, imported: bool = False) -> Iterato
             checked_text(f"{where}.id", event.id)
         checked_text(f"{where}.user", event.user)
         checked_text(f"{where}.item", event.item)
-        if event.time is not None and event.time.tzinfo is not UTC:
+        if event.time is not None and getattr(event.time, "tzinfo", None) is not UTC:
             event = replace(event, time=utc(f"{where}.time", event.time))
         yield event
 

@@ -176,15 +176,20 @@ class Models:
             try:
                 if storage.current(self._root) != self._seen:
                     self.load()
-            except HybridrecError as error:
-                # The folder has said it once: it is tried again when it says something else.
+            except StorageError as error:
+                # It will be no better the next time: tried again when the folder names another.
                 _log.error("the new version is not served: %s", error)
             except Exception:
-                _log.exception("the new version is not served")
+                _log.exception("the new version is not served yet: it is tried again")
+                self._seen = None
 
     def _swap(self, held: _Held) -> None:
         self._held = held
         current = self.current
         _log.info("version %s answers", current.version)
         if self._metrics is not None:
-            self._metrics.set_model(current.version, items=current.data.n_items)
+            self._metrics.set_model(
+                current.version,
+                items=current.data.n_items,
+                cold_users=current.engine.report.cold_share,
+            )

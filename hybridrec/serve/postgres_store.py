@@ -27,11 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Where the server says that a commit need not wait for its disk, ours wait nevertheless.
-_DURABLE: LiteralString = """set_config('synchronous_commit',
-    coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)"""
-_LOCK_SHARED: LiteralString = "SELECT pg_advisory_xact_lock_shared(%s, %s), " + _DURABLE
-_LOCK_ALONE: LiteralString = "SELECT pg_advisory_xact_lock(%s, %s), " + _DURABLE
+_PING = 2.0
+"""Seconds: whoever asks for readiness does not wait for long."""
 
 
 class PostgresStore:
@@ -53,7 +50,7 @@ class PostgresStore:
     shared = True
 
     def __init__(
-        self, url: str, *, health_queries: int = 50, connections: int = 8, wait: float = 10.0
+        self, url: str, *, health_queries: int = 50, connections: int = 8, wait: float = 5.0
     ) -> None:
         self._limit = whole_number("health_queries", health_queries)
         whole_number("connections", connections, least=1)
@@ -77,6 +74,8 @@ class PostgresStore:
             min_size=1,
             max_size=connections,
             timeout=wait,
+            # Longer, and the pauses between its tries would outlast the server's absence.
+            reconnect_timeout=wait,
             open=True,
         )
 
@@ -86,7 +85,7 @@ class PostgresStore:
 
     def ping(self) -> None:
         """Raise StoreError if the server does not answer."""
-        self._rows("SELECT 1")
+        self._run(lambda c: c.execute("SELECT 1"), nullcontext, "reach", timeout=_PING)
 
     # -- connections ------------------------------------------------------------------------
 
@@ -110,9 +109,7 @@ class PostgresStore:
         """
 
         def locked(connection: Connection) -> T:
-            connection.execute(
-                _LOCK_ALONE if alone else _LOCK_SHARED, (table.LOCKS, table.FORGETTING)
-            )
+            connection.execute(table.LOCK_ALONE if alone else table.LOCK_SHARED)
             return work(connection)
 
         return self._run(locked, psycopg.Connection.transaction, "write")
@@ -122,11 +119,13 @@ class PostgresStore:
         work: Callable[[Connection], T],
         around: Callable[[Connection], AbstractContextManager[object]],
         what: str,
+        *,
+        timeout: float | None = None,
         tries: int = 3,
     ) -> T:
         ended, connection = False, None
         try:
-            with self._pool.connection() as connection, around(connection):
+            with self._pool.connection(timeout) as connection, around(connection):
                 result = work(connection)
                 ended = True
             return result
@@ -138,7 +137,7 @@ class PostgresStore:
                 raise self._failed(what, error) from error
         # A server that was started again has left every connection of the pool dead.
         self._pool.check()
-        return self._run(work, around, what, tries - 1)
+        return self._run(work, around, what, timeout=timeout, tries=tries - 1)
 
     # -- events -----------------------------------------------------------------------------
 
@@ -244,6 +243,7 @@ class PostgresStore:
         """See :class:`~hybridrec.serve.store.Store`."""
         if not self._limit:
             return
+        items = [rules.checked_text("history", item) for item in history]
         tag = None
         if user is not None:
             tag = rules.user_tag(self.secret(), rules.checked_text("user", user))
@@ -251,10 +251,7 @@ class PostgresStore:
         def work(connection: Connection) -> None:
             if tag and not connection.execute(table.KNOWN, (user,)).fetchone():
                 return
-            connection.execute(
-                "INSERT INTO hybridrec.queries (tag, history) VALUES (%s, %s)",
-                (tag, [rules.checked_text("history", item) for item in history]),
-            )
+            connection.execute(table.KEEP_QUERY, (tag, items))
             connection.execute(table.DROP_QUERIES, (self._limit,))
 
         self._write(work)

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hybridrec")
 
-LOCKS = 0x68796272
-"""The first number of our advisory locks: "hybr"."""
-MIGRATING, FORGETTING = 1, 2
-"""And the second."""
+# Our advisory locks: "hybr", and which of them.
+_LOCK_MIGRATING: LiteralString = "pg_advisory_xact_lock(1752785522, 1)"
+# Where the server says that a commit need not wait for its disk, ours wait nevertheless.
+_DURABLE: LiteralString = """set_config('synchronous_commit',
+    coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)"""
+LOCK_SHARED: LiteralString = "SELECT pg_advisory_xact_lock_shared(1752785522, 2), " + _DURABLE
+LOCK_ALONE: LiteralString = "SELECT pg_advisory_xact_lock(1752785522, 2), " + _DURABLE
 
 _TABLES: tuple[LiteralString, ...] = (
     "CREATE TABLE hybridrec.installation (name text PRIMARY KEY, value bytea NOT NULL)",
@@ -88,6 +91,7 @@ USERS: LiteralString = """
     )
     SELECT user_id FROM found WHERE user_id IS NOT NULL LIMIT %s"""
 KNOWN: LiteralString = "SELECT 1 FROM hybridrec.events WHERE user_id = %s LIMIT 1"
+KEEP_QUERY: LiteralString = "INSERT INTO hybridrec.queries (tag, history) VALUES (%s, %s)"
 DROP_QUERIES: LiteralString = """
     DELETE FROM hybridrec.queries WHERE arrival NOT IN
         (SELECT arrival FROM hybridrec.queries ORDER BY arrival DESC LIMIT %s)"""
@@ -110,10 +114,9 @@ def prepare(connection: Connection, name: str) -> None:
     """
     with connection.transaction():
         one = connection.execute(
-            "SELECT pg_advisory_xact_lock(%s, %s), current_setting('server_encoding'), "
+            "SELECT " + _LOCK_MIGRATING + ", current_setting('server_encoding'), "
             "current_setting('fsync'), to_regnamespace('hybridrec'), "
-            "to_regclass('hybridrec.schema_version')",
-            (LOCKS, MIGRATING),
+            "to_regclass('hybridrec.schema_version')"
         ).fetchone()
         _, encoding, fsync, schema, tables = one or (None,) * 5
         if encoding != "UTF8":

@@ -21,6 +21,7 @@ from hybridrec.serve.schema_types import (
     MOST_CONTEXT,
     MOST_DEPTH,
     MOST_EVENTS,
+    MOST_FOUND,
     MOST_HISTORY,
     MOST_IDS,
     MOST_K,
@@ -248,10 +249,26 @@ class ForgottenResponse(BaseModel):
     queries: int = Field(description="Stored for checking new models.")
 
 
+class UsersQuery(Strict):
+    """What ``GET /v1/users`` is asked."""
+
+    prefix: Annotated[str, Field(max_length=MOST_TEXT, pattern=NO_NUL)] = ""
+    limit: Annotated[int, Field(ge=1, le=MOST_FOUND)] = 20
+
+
 class UsersResponse(BaseModel):
     """``GET /v1/users?prefix=``: some of whom there are events, in order."""
 
     users: list[Id]
+
+
+class ItemsQuery(Strict):
+    """What ``GET /v1/items`` is asked."""
+
+    search: Annotated[str, Field(max_length=MOST_TEXT)] = Field(
+        description="Words of a title, or an id."
+    )
+    limit: Annotated[int, Field(ge=1, le=MOST_FOUND)] = 10
 
 
 class FoundItem(BaseModel):

@@ -33,7 +33,6 @@ BODY_SECONDS = 30.0
 """In which a body must have come in whole."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_WRITES = frozenset({"POST", "PUT", "PATCH"})
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -88,7 +87,7 @@ class Guard:
 
         try:
             visit.caller = await self._admitted(scope, headers)
-            body = await self._body(scope["method"], headers, receive)
+            body = await self._body(headers, receive)
             await self._app(scope, _replayed(body, receive), answer)
         except Exception as error:
             refusal = self._refusal(error, visit)
@@ -121,7 +120,8 @@ class Guard:
             caller.require(scope_needed, f"{method} {_template(path)}")
         if not probe:
             self._paced(scope, caller.key)
-        if method in _WRITES and not _is_json(headers.get("content-type", "")):
+        # Nothing else that changes something goes without asking first from another site's page.
+        if (method == "POST" or _has_body(headers)) and not _is_json(headers):
             raise RefusalError(
                 415, "content_type", "send JSON with the header Content-Type: application/json"
             )
@@ -135,9 +135,8 @@ class Guard:
                 429, "rate", f"too many requests: wait {wait:.1f} seconds", retry_after=wait
             )
 
-    async def _body(self, method: str, headers: Headers, receive: Receive) -> bytes:
-        told = "content-length" in headers or "transfer-encoding" in headers
-        if method not in _WRITES and not told:
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        if not _has_body(headers):
             return b""
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and len(declared) < 19 and int(declared) > self._most:
@@ -210,9 +209,13 @@ def _add_headers(message: Message, visit: Visit) -> None:
     message["headers"] = [*given, (b"x-request-id", visit.request_id.encode())]
 
 
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == "application/json"
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def _is_json(headers: Headers) -> bool:
+    kind = headers.get("content-type", "").partition(";")[0]
+    return kind.strip().lower() == "application/json"
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -57,7 +57,7 @@ class SQLiteFile:
     """
 
     def __init__(
-        self, path: Path, migrations: tuple[tuple[str, ...], ...], *, patience: float = 30.0
+        self, path: Path, migrations: tuple[tuple[str, ...], ...], *, patience: float = 10.0
     ) -> None:
         # Of the file itself: two links to it must meet at one lock.
         self.path = path.resolve()
@@ -72,7 +72,7 @@ class SQLiteFile:
         except OSError as error:
             raise StoreError(f"cannot open the store {self.path}: {error}") from error
         try:
-            _make_private(self.path)
+            self._identity = _made_private(self.path)
             self._writer = self._connection()
             self._prepare(migrations)
         except (sqlite3.Error, OSError) as error:
@@ -145,6 +145,9 @@ class SQLiteFile:
                 f"the store {self.path} was opened by process {self._process}: open one of your "
                 "own after a fork, in PostgreSQL"
             )
+        if _identity(self.path) != self._identity:
+            # What is written to a file without a name goes with its last user.
+            raise StoreError(f"the store {self.path} was removed or replaced: start again")
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -269,10 +272,20 @@ def _locked(path: Path) -> int:
     return handle
 
 
-def _make_private(path: Path) -> None:
+def _made_private(path: Path) -> tuple[int, int] | None:
     """Let nobody else read the file, nor its log, which SQLite makes with the file's mode."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         if file.exists() and file.stat().st_mode & 0o077:
             _log.warning("others could read %s, which holds secrets; its mode is 600 now", file)
             file.chmod(0o600)
+    return _identity(path)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file stands at ``path``; None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

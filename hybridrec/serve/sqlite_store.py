@@ -39,7 +39,7 @@ class SQLiteStore:
     shared = False
 
     def __init__(
-        self, path: str | Path, *, health_queries: int = 50, patience: float = 30.0
+        self, path: str | Path, *, health_queries: int = 50, patience: float = 10.0
     ) -> None:
         self._limit = whole_number("health_queries", health_queries)
         self._file = SQLiteFile(Path(path), table.MIGRATIONS, patience=patience)
@@ -50,8 +50,8 @@ class SQLiteStore:
         self._file.close()
 
     def ping(self) -> None:
-        """Raise StoreError if the file cannot be read."""
-        self._rows("SELECT 1")
+        """Raise StoreError if the file cannot be read, or stands no longer where it did."""
+        self._rows("SELECT 1 FROM sqlite_master LIMIT 1")
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         with self._file.reading() as connection:
@@ -186,6 +186,7 @@ class SQLiteStore:
         """See :class:`~hybridrec.serve.store.Store`."""
         if not self._limit:
             return
+        items = json.dumps([rules.checked_text("history", item) for item in history])
         tag = None
         if user is not None:
             tag = rules.user_tag(self.secret(), rules.checked_text("user", user))
@@ -194,7 +195,7 @@ class SQLiteStore:
             run = connection.execute
             if tag and not run("SELECT 1 FROM users WHERE name = ?", (user,)).fetchone():
                 return
-            run("INSERT INTO queries (tag, history) VALUES (?, ?)", (tag, json.dumps(history)))
+            run("INSERT INTO queries (tag, history) VALUES (?, ?)", (tag, items))
             run(
                 "DELETE FROM queries WHERE arrival NOT IN "
                 "(SELECT arrival FROM queries ORDER BY arrival DESC LIMIT ?)",

@@ -267,7 +267,8 @@ def test_users_are_found_by_how_their_ids_begin(client):
     found = client.get("/v1/users", params={"prefix": "u5", "limit": 3}).json()["users"]
     assert found == ["u5", "u50", "u51"]
     assert client.get("/v1/users", params={"prefix": "zzz"}).json()["users"] == []
-    error(client.get("/v1/users", params={"limit": 0}), 422, "invalid")
+    for mistake in ({"limit": 0}, {"prefiks": "u"}, {"limit": "many"}):
+        error(client.get("/v1/users", params=mistake), 422, "invalid")
 
 
 def test_no_store_could_hold_such_an_id(client):

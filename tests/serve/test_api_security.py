@@ -59,8 +59,16 @@ def test_what_a_form_of_another_site_can_send_is_refused(open_client, kind):
     for path in ("/v1/recommend", "/v1/events", "/v1/models/rollback"):
         response = open_client.post(path, content=json.dumps(ASKED), headers=headers)
         error(response, 415, "content_type")
-    response = open_client.post("/v1/models/rollback", headers=headers)
-    error(response, 415, "content_type")
+    error(open_client.post("/v1/models/rollback", headers=headers), 415, "content_type")
+    error(open_client.put("/v1/events", content="x", headers=headers), 415, "content_type")
+    error(open_client.put("/v1/events"), 405, "method_not_allowed")
+
+
+def test_another_method_is_told_which_there_are(open_client):
+    for path, methods in (("/v1/users/u1", "DELETE, GET"), ("/v1/recommend", "POST")):
+        response = open_client.put(path)
+        error(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == methods
 
 
 def test_json_may_say_its_character_set(open_client):
@@ -103,7 +111,8 @@ def test_a_body_that_does_not_come_is_not_waited_for(model_folder, tmp_path, mon
         sent.append(message)
 
     async def ask():
-        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        headers = [(b"host", b"localhost"), (b"content-length", b"9")]
+        headers.append((b"content-type", b"application/json"))
         scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "headers": headers}
         await app(scope | {"query_string": b"", "client": ("1.2.3.4", 5)}, receive, send)
 

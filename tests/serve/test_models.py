@@ -18,6 +18,7 @@ from hybridrec.serve.asking import Answer, Ask
 from hybridrec.serve.batching import Batcher
 from hybridrec.serve.config import ServeConfig
 from hybridrec.serve.models import CheckError, Models, NoModelError, load_model
+from hybridrec.serve.store import StoreError
 
 ASK = Ask(history=("i1", "i2"))
 
@@ -264,6 +265,25 @@ def test_a_new_current_version_is_loaded_by_itself(own_folder, save_another, cap
     finally:
         models.close()
     assert not models._watcher.is_alive()
+
+
+def test_what_has_nothing_to_do_with_the_version_is_tried_again(own_folder, caplog):
+    models = models_of(own_folder, watch_seconds=0.02)
+    kept = models._store.queries
+    failures = [StoreError("away"), StoreError("still away")]
+
+    def queries():
+        if failures:
+            raise failures.pop()
+        return kept()
+
+    models._store.queries = queries
+    models.watch()
+    try:
+        until(lambda: models._held.current is not None)
+    finally:
+        models.close()
+    assert caplog.text.count("it is tried again") == 2
 
 
 def test_without_an_interval_nothing_is_watched(own_folder):

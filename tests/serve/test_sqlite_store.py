@@ -149,6 +149,17 @@ def test_the_log_is_gone_after_closing(path, folder):
     assert {file.name for file in folder.iterdir()} == {"service.sqlite", "service.sqlite.lock"}
 
 
+def test_a_file_that_was_taken_away_takes_no_events(store, path):
+    store.append([event("e1")], key="k")
+    path.rename(path.with_name("moved"))
+    for ask in (store.ping, lambda: store.append([event("e2")], key="k")):
+        with pytest.raises(StoreError, match="was removed or replaced"):
+            ask()
+    path.write_bytes(b"")
+    with pytest.raises(StoreError, match="was removed or replaced"):
+        store.append([event("e2")], key="k")
+
+
 def test_other_files_are_left_alone(path):
     path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
     with pytest.raises(StoreError, match="not a database"):

@@ -154,6 +154,10 @@ def test_what_no_store_can_hold_is_refused_with_its_batch(store, wrong, message)
 def test_an_id_that_is_no_text_is_refused(store):
     with pytest.raises(InputTypeError, match=r"events\[0\]\.user is 7 \(int\)"):
         store.append([event("e1", user=7)], key="k")
+    with pytest.raises(InputTypeError, match=r"events\[0\]\.time is '2024'"):
+        store.append([event("e1", time="2024")], key="k")
+    with pytest.raises(InputError, match="history .*NUL"):
+        store.keep_query(None, ["a\0"])
 
 
 @pytest.mark.parametrize("user", ["u" * 256, "Ж" * 256, "\U0001f600" * 256, "a'b\"c%_\\", " "])

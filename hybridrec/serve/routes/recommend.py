@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 
 from hybridrec.serve.routes.common import TheService, TheVisit, errors, unless_gone
 from hybridrec.serve.schema import (
+    ItemsQuery,
     ItemsResponse,
     RankRequest,
     RecommendRequest,
@@ -15,7 +16,6 @@ from hybridrec.serve.schema import (
     SimilarRequest,
     SimilarResponse,
 )
-from hybridrec.serve.schema_types import MOST_FOUND, MOST_TEXT
 
 router = APIRouter(prefix="/v1", tags=["recommending"])
 
@@ -46,10 +46,6 @@ async def similar(asked: SimilarRequest, service: TheService, visit: TheVisit) -
 
 
 @router.get("/items", responses=errors(422))
-async def items(
-    service: TheService,
-    search: Annotated[str, Query(max_length=MOST_TEXT, description="Words of a title, or an id.")],
-    limit: Annotated[int, Query(ge=1, le=MOST_FOUND)] = 10,
-) -> ItemsResponse:
+async def items(asked: Annotated[ItemsQuery, Query()], service: TheService) -> ItemsResponse:
     """Items of the catalogue: by id, by the beginning of the title, by every word of it."""
-    return await service.find_items(search, limit)
+    return await service.find_items(asked.search, asked.limit)

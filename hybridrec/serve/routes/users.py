@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from hybridrec.serve.routes.common import TheService, TheVisit, errors
-from hybridrec.serve.schema import ForgottenResponse, UserResponse, UsersResponse
-from hybridrec.serve.schema_types import MOST_FOUND, MOST_TEXT, NO_NUL
+from hybridrec.serve.schema import ForgottenResponse, UserResponse, UsersQuery, UsersResponse
+from hybridrec.serve.schema_types import MOST_TEXT, NO_NUL
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
 
@@ -16,13 +16,9 @@ User = Annotated[str, Path(min_length=1, max_length=MOST_TEXT, pattern=NO_NUL)]
 
 
 @router.get("", responses=errors(422))
-async def users(
-    service: TheService,
-    prefix: Annotated[str, Query(max_length=MOST_TEXT, pattern=NO_NUL)] = "",
-    limit: Annotated[int, Query(ge=1, le=MOST_FOUND)] = 20,
-) -> UsersResponse:
+async def users(asked: Annotated[UsersQuery, Query()], service: TheService) -> UsersResponse:
     """Some users of whom there are events, by the start of their ids."""
-    return await service.people.users(prefix, limit)
+    return await service.people.users(asked.prefix, asked.limit)
 
 
 # A user's id may hold slashes.

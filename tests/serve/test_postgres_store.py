@@ -1,0 +1,204 @@
+"""What the store in PostgreSQL promises beyond what both do: several processes, failing servers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+
+from hybridrec.checks import InputError
+from hybridrec.serve.store import Appended, StoredEvent, StoreError
+from hybridrec.serve.stores import open_store
+
+pytestmark = pytest.mark.service
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def url(postgres_server):
+    return postgres_server.database()
+
+
+@pytest.fixture
+def store(url):
+    with closing(open_store(url)) as opened:
+        yield opened
+
+
+def event(name, user="ann", item="i1"):
+    return StoredEvent(name, user, item, NOON)
+
+
+def test_two_processes_share_what_they_know(store, url):
+    assert store.shared is True
+    with closing(open_store(url.replace("postgresql://", "postgres://"))) as other:
+        assert other.secret() == store.secret()
+        store.append([event("e1")], key="k")
+        assert other.append([event("e1"), event("e2")], key="k") == Appended(1, 1)
+        assert [each.id for each in store.events("ann")] == ["e1", "e2"]
+        assert other.forget("ann").events == 2
+        assert store.events("ann") == []
+
+
+def test_many_may_open_it_at_once_for_the_first_time(url):
+    with ThreadPoolExecutor(6) as pool:
+        stores = list(pool.map(lambda _: open_store(url), range(6)))
+    assert len({store.secret() for store in stores}) == 1
+    for store in stores:
+        store.close()
+
+
+def test_one_of_two_imports_while_the_other_waits(store, url):
+    events = [StoredEvent(None, f"u{n}", "i1", NOON) for n in range(50)]
+    begun, go = threading.Event(), threading.Event()
+
+    def slowly():
+        yield from events[:25]
+        begun.set()
+        assert go.wait(30)
+        yield from events[25:]
+
+    with closing(open_store(url)) as other, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(store.import_once, "m1", slowly())
+        assert begun.wait(30)
+        second = pool.submit(other.import_once, "m1", events)
+        time.sleep(0.2)
+        assert not second.done()
+        # Meanwhile others write.
+        assert other.append([event("e1")], key="k") == Appended(1, 0)
+        go.set()
+        assert (first.result(), second.result()) == (50, None)
+    assert len(store.users(limit=100)) == 51
+
+
+def test_batches_with_the_same_ids_in_another_order_do_not_deadlock(store, postgres_server):
+    events = [event(f"e{n}", user=f"u{n % 7}") for n in range(200)]
+    orders = [events, events[::-1]] * 3
+
+    def send(order):
+        return [store.append(order[start:], key="k").duplicates for start in range(0, 100, 20)]
+
+    def deadlocks():
+        return (postgres_server.home / "log").read_text().count("deadlock detected")
+
+    before = deadlocks()
+    with ThreadPoolExecutor(6) as pool:
+        duplicates = sum(map(sum, pool.map(send, orders)))
+    assert duplicates == 6 * sum(range(120, 201, 20)) - 200
+    assert deadlocks() == before
+    # They came in the order of a batch, and not of their ids.
+    numbers = [int(each.id[1:]) for each in store.events("u0")]
+    assert numbers in (sorted(numbers), sorted(numbers, reverse=True))
+
+
+def test_a_server_that_failed_and_came_back_lost_nothing(store, postgres_server):
+    store.append([event("e1")], key="k")
+    postgres_server.kill()
+    with pytest.raises(StoreError, match="cannot"):
+        store.append([event("e2")], key="k")
+    started = time.monotonic()
+    with pytest.raises(StoreError, match="cannot"):
+        store.ping()
+    assert time.monotonic() - started < 4  # whoever asks for readiness does not wait long
+    postgres_server.start()
+    store.ping()
+    assert store.append([event("e1"), event("e2")], key="k") == Appended(1, 1)
+    assert [each.id for each in store.events("ann")] == ["e1", "e2"]
+
+
+def test_a_connection_that_the_server_ended_is_replaced(store, postgres_server, url):
+    name = url.rpartition("/")[2]
+    for ask in (lambda: store.append([event("e1")], key="k"), lambda: store.events("ann")):
+        ask()
+        postgres_server.run(
+            "postgres",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+        )
+        ask()
+    assert len(store.events("ann")) == 1
+
+
+def test_commits_wait_for_the_disk_whatever_the_server_says(postgres_server, url):
+    name = url.rpartition("/")[2]
+    for setting, wanted in (("off", "on"), ("remote_apply", "remote_apply"), ("on", "on")):
+        postgres_server.run("postgres", f"ALTER DATABASE {name} SET synchronous_commit = {setting}")
+        with closing(open_store(url)) as store:
+            show = "SHOW synchronous_commit"
+            assert store._write(lambda c: c.execute(show).fetchone()) == (wanted,)  # noqa: B023
+
+
+def test_times_are_those_of_utc_in_every_session(postgres_server, url):
+    name = url.rpartition("/")[2]
+    postgres_server.run("postgres", f"ALTER DATABASE {name} SET timezone = 'Asia/Kathmandu'")
+    with closing(open_store(url)) as store:
+        for number, moment in enumerate((datetime.min, NOON, datetime.max)):
+            sent = StoredEvent(f"e{number}", "ann", "i1", moment.replace(tzinfo=UTC))
+            assert store.append([sent], key="k") == Appended(1, 0)
+            assert store.append([sent], key="k") == Appended(0, 1)
+            assert sent in store.events("ann")
+
+
+def test_messages_hold_no_password(postgres_server, url):
+    wrong = [
+        url.replace("s3cret", "wr0ng"),
+        url + "_nowhere",
+        url.replace(str(postgres_server.port), "1"),
+        url.replace("s3cret", "%s3cret%"),
+        url + "?no_such_option=1",
+    ]
+    for place in wrong:
+        with pytest.raises((StoreError, InputError)) as caught:
+            open_store(place)
+        said = str(caught.value)
+        assert "cret" not in said
+        assert "wr0ng" not in said
+        assert "store" in said
+
+
+def test_a_database_in_another_encoding_is_refused(postgres_server):
+    url = postgres_server.database("ENCODING 'LATIN1' TEMPLATE template0")
+    with pytest.raises(StoreError, match="encoding LATIN1; wanted UTF8"):
+        open_store(url)
+
+
+def test_tables_of_a_newer_make_say_upgrade(postgres_server, url):
+    open_store(url).close()
+    open_store(url).close()
+    postgres_server.run(url.rpartition("/")[2], "UPDATE hybridrec.schema_version SET version = 99")
+    with pytest.raises(StoreError, match="version 99, made by a newer hybridrec"):
+        open_store(url)
+
+
+def test_a_role_that_may_make_no_tables_uses_those_that_are_there(postgres_server, url):
+    open_store(url).close()
+    name = url.rpartition("/")[2]
+    role = f"plain_{name}"
+    postgres_server.run(name, f"CREATE ROLE {role} LOGIN PASSWORD 'plain'")
+    for grant in (
+        "USAGE ON SCHEMA",
+        "ALL ON ALL TABLES IN SCHEMA",
+        "ALL ON ALL SEQUENCES IN SCHEMA",
+    ):
+        postgres_server.run(name, f"GRANT {grant} hybridrec TO {role}")
+    host = url.rpartition("@")[2]
+    with closing(open_store(f"postgresql://{role}:plain@{host}")) as store:
+        assert store.append([event("e1")], key="k") == Appended(1, 0)
+        store.keep_query("ann", ["i1"])
+        assert store.forget("ann").events == 1
+
+
+def test_vacuum_takes_what_forgetting_left(store, postgres_server, url):
+    """What the docs say: the rows' bytes go with the next vacuum of the tables."""
+    unusual = "a-user-whose-id-nobody-else-would-have"
+    store.append([event(f"e{n}", user=unusual) for n in range(200)], key="k")
+    name = url.rpartition("/")[2]
+    store.forget(unusual)
+    postgres_server.run(name, "VACUUM FULL hybridrec.events")
+    postgres_server.run(name, "CHECKPOINT")
+    rows = "SELECT pg_relation_filepath('hybridrec.events')"
+    file = postgres_server.home / "data" / postgres_server.run(name, rows)[0][0]
+    assert unusual.encode() not in file.read_bytes()
