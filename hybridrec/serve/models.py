@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hybridrec import storage
 from hybridrec.checks import HybridrecError, InputError, StorageError
 from hybridrec.serve.checking import CheckError, check, warm
+from hybridrec.serve.collecting import keep_what_is_there
 from hybridrec.serve.loaded import Loaded, load_model
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Models:
                 warm(new, queries, self._config.batch)
             check(new, held.current, queries, self._config)
             self._swap(_Held(new, held.current))
+            keep_what_is_there()
             return new
 
     def roll_back(self) -> Loaded:

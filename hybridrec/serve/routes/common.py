@@ -52,12 +52,12 @@ def errors(*more: int, body: bool = False, key: bool = True) -> dict[int | str, 
     }
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _visit(request: Request) -> Visit:
+async def _visit(request: Request) -> Visit:
     visit: Visit = request.scope[VISIT]
     return visit
 
