@@ -157,7 +157,7 @@ def _lacking(loaded: Loaded, group: Sequence[Asked], ranking: Ranking) -> list[D
     """What the reranker had no time for, by row."""
     lacking: list[Degradation | None] = [None] * len(group)
     pipeline, ordered = loaded.pipeline, ranking.ordered
-    if pipeline.reranker is None or ordered is None or not group[0].ask.rerank:
+    if not pipeline.asks_reranker or ordered is None or not group[0].ask.rerank:
         return lacking
     reached = 0 if ranking.head is None else ranking.head.depth
     wanted = np.minimum(ordered.valid.sum(axis=1), pipeline.rerank_depth)

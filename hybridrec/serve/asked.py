@@ -113,7 +113,7 @@ def _met(loaded: Loaded, ask: Ask) -> tuple[Items, Items]:
 def _columns(loaded: Loaded, ask: Ask) -> tuple[str, ...]:
     """The columns of the request that the reranker reads; all where nothing says which."""
     reranker = loaded.pipeline.reranker
-    if reranker is None or not ask.rerank:
+    if not loaded.pipeline.asks_reranker or not ask.rerank:
         return ()
     if not isinstance(reranker, ReadsContext):
         return tuple(sorted(ask.context))

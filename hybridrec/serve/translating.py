@@ -178,7 +178,7 @@ def told_of(loaded: Loaded, role: Literal["current", "previous"]) -> schema.Load
     pipeline = loaded.pipeline
     stages = [*pipeline.blend.recallers, *pipeline.blend.scorers]
     names = [stage.name for stage in stages]
-    if pipeline.reranker is not None:
+    if pipeline.reranker is not None and pipeline.asks_reranker:
         names.append(pipeline.reranker.name)
     return schema.LoadedModel(
         version=loaded.version,

@@ -1,6 +1,7 @@
 """Whoever asks beside whom gets what the engine alone gives; who is late, less."""
 
 import itertools
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 import hybridrec as hr
 from hybridrec.deadline import Deadline, Pace
+from hybridrec.fuse.baselines import OrderBefore
+from hybridrec.pipeline import BEFORE
 from hybridrec.rerank import reading
 from hybridrec.serve.answering import answer
 from hybridrec.serve.asking import Answer, Ask
@@ -19,8 +22,6 @@ ITEMS = [f"i{number}" for number in range(30)]
 @pytest.fixture(scope="module")
 def retiring(model_folder, tmp_path_factory):
     """A model of which three items are retired, as the service and as an application hold it."""
-    import shutil
-
     folder = shutil.copytree(model_folder, tmp_path_factory.mktemp("retiring") / "model")
     engine = hr.load(folder)
     engine.retire_items(["i3", "i4", "i25"])
@@ -42,6 +43,24 @@ def welcoming(dataset, tiny_encoder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("welcoming") / "model"
     engine.save(folder, histories=True)
     return load_model(folder), engine
+
+
+def test_a_reranker_that_is_not_asked_is_not_missed(model_folder, tmp_path):
+    """Its use did not show when the model was fitted: no answer lacks it, however late it is."""
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    engine = hr.load(folder)
+    before = OrderBefore(signals=[BEFORE])
+    before.signals = (BEFORE,)
+    pipeline = replace(engine.pipeline, fusion_with_reranker=before)
+    engine._hold(replace(engine._model, pipeline=pipeline))
+    engine.save(folder, histories=True)
+    loaded = load_model(folder)
+    asks = [Ask(history=("i1", "i2"), k=5, deadline=Deadline(ms)) for ms in (60_000, 50)]
+    loaded.pace.observe(0.001)
+    for found in answer(loaded, asks):
+        assert found.degraded is None
+        assert not any(item.reranked for item in found.items)
+        assert [item.item for item in found.items] == of_engine(engine, asks[0])[0]
 
 
 def of_engine(engine, ask):
