@@ -61,6 +61,8 @@ def create_app(
         docs_url=None,  # they load their scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        # Where OpenTelemetry is set up globally, FastAPI's own spans hold paths, and so users' ids.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         exception_handlers={
             HTTPException: _refused_by_status,
             RequestValidationError: _refused_by_schema,
