@@ -152,11 +152,11 @@ def _store(chosen: argparse.Namespace) -> Store:
     from hybridrec.serve.opening import store_of
 
     if chosen.model is None:
-        return store_of(ServeConfig(model=Path(), store=chosen.store))
+        return store_of(ServeConfig(model=Path(), store=chosen.store), beside=True)
     from hybridrec import storage
 
     storage.current(chosen.model)  # no store in a folder that is no model's
-    return store_of(ServeConfig(model=chosen.model))
+    return store_of(ServeConfig(model=chosen.model), beside=True)
 
 
 def _roll_back(chosen: argparse.Namespace) -> None:

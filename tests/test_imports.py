@@ -64,7 +64,7 @@ DOORS = {
     "fastapi": {"serve/"},
     "starlette": {"serve/"},
     "uvicorn": {"serve/"},
-    "pydantic": {"serve/schema.py", "serve/schema_types.py", "client/"},
+    "pydantic": {"serve/schema", "client/"},
     "httpx2": {"client/"},
     "prometheus_client": {"serve/metrics.py"},
     "opentelemetry": {"serve/tracing.py"},

@@ -82,7 +82,7 @@ async def _refused_by_status(request: Request, error: HTTPException) -> Response
         path = getattr(request.scope.get("route"), "path_format", None)
         methods = request.app.openapi()["paths"].get(path)
         if methods:
-            refusal.headers["allow"] = ", ".join(sorted(method.upper() for method in methods))
+            refusal.headers["Allow"] = ", ".join(sorted(method.upper() for method in methods))
     return _answered(request, refusal)
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _MULTIPROCESS: Any = multiprocess  # the one part of prometheus_client without types
 _MOST_REQUESTS = 512
 
-# One to ten thousand milliseconds, six steps a decade: no quantile is off by more than a half.
+# One to ten thousand milliseconds, six steps a decade: a quantile is found to within two thirds.
 SECONDS = (
     *(0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07),
     *(0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0),
@@ -230,8 +230,8 @@ class Metrics:
         """One answer of the current model as it was served.
 
         Args:
-            scores: best first; None for an item that no stage could score. Leave out (pass ()) the
-                scores of a degraded answer, which are another stage's and would pass for drift.
+            scores: best first; None for an item that no stage could score. Pass () for those of a
+                degraded or popular answer, which are another stage's and would pass for drift.
             items: the items' ids.
             cold_users: 1 where there was no history to go by, 0 otherwise.
         """

@@ -36,11 +36,20 @@ class Observer:
         self.tracing = tracing
         self._secret = secret
 
-    def answered(self, visit: Visit, found: Answer, *, current: bool) -> None:
-        """The model has answered; ``current`` says whether it was the current one."""
+    def answered(self, visit: Visit, found: Answer, *, usual: bool) -> None:
+        """The model has answered.
+
+        Args:
+            visit: the request.
+            found: its answer.
+            usual: it is what the current model recommends with all of its stages. Of anything else,
+                such as the order of a caller's own candidates, drift must not be told.
+        """
         visit.answered(found, time.monotonic())
-        if current:
-            scores = [] if found.degraded else [each.score for each in found.items]
+        if usual:
+            # Popular items have scores of another kind; how many get them is a figure of its own.
+            whole = not (found.degraded or found.popular)
+            scores = [each.score for each in found.items] if whole else []
             items = [each.item for each in found.items]
             self.metrics.observe_answer(scores, items, int(found.popular))
 

@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 STORE = "service.sqlite"
 
 
-def store_of(config: ServeConfig) -> Store:
+def store_of(config: ServeConfig, *, beside: bool = False) -> Store:
     """Open the store that the settings name.
+
+    Args:
+        config: the settings.
+        beside: also while a service has it, for a command about keys.
 
     Raises:
         StoreError: it cannot be opened.
     """
     where = config.store or str(config.model / STORE)
-    return open_store(where, health_queries=config.health_queries)
+    return open_store(where, health_queries=config.health_queries, beside=beside)
 
 
 def check_start(config: ServeConfig, store: Store) -> None:

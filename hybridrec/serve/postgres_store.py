@@ -266,12 +266,8 @@ class PostgresStore:
     def add_key(self, key: Key, digest: bytes) -> None:
         """See :class:`~hybridrec.serve.store.Store`."""
         row = (key.id, key.name, list(key.scopes), digest, key.created)
-
-        def work(connection: Connection) -> None:
-            if not connection.execute(table.ADD_KEY, row).rowcount:
-                raise InputError(f"there is a key with the id {key.id!r}: take another id")
-
-        self._write(work)
+        if not self._write(lambda connection: connection.execute(table.ADD_KEY, row).rowcount):
+            raise InputError(f"there is a key with the id {key.id!r}: take another id")
 
     def key(self, key_id: str) -> tuple[Key, bytes] | None:
         """See :class:`~hybridrec.serve.store.Store`."""

@@ -135,7 +135,8 @@ class Service:
         person = await self.people.person(loaded, asked)
         visit.user = None if person.user is None else str(person.user)
         found = await self.batcher.submit(loaded, ask(person))
-        self.observer.answered(visit, found, current=loaded is self.models.current)
+        usual = isinstance(asked, schema.RecommendRequest) and asked.stages == schema.Stages()
+        self.observer.answered(visit, found, usual=usual and loaded is self.models.current)
         self.people.sample.offer(visit.user, person.liked)
         return response_of(loaded, found, person, visit.request_id, explain=asked.explain)
 

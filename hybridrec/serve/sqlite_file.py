@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -48,16 +48,22 @@ class SQLiteFile:
 
     Args:
         path: of the file, made with mode 0600 where there is none.
-        migrations: SQL scripts; the n-th makes version n of the tables from version n - 1. They
-            make a table ``unscrubbed``: a row in it says that the file still holds what is deleted.
+        migrations: scripts; the n-th makes version n of the tables from version n - 1. A row in
+            their table ``unscrubbed`` says that the file still holds what is deleted.
         patience: seconds to wait until nobody reads what is to be scrubbed.
+        beside: open it also where another process has it; the tables must be there then.
 
     Raises:
         StoreError: another process has it, it is another program's, damaged, or of a newer make.
     """
 
     def __init__(
-        self, path: Path, migrations: tuple[tuple[str, ...], ...], *, patience: float = 10.0
+        self,
+        path: Path,
+        migrations: tuple[tuple[str, ...], ...],
+        *,
+        patience: float = 10.0,
+        beside: bool = False,
     ) -> None:
         # Of the file itself: two links to it must meet at one lock.
         self.path = path.resolve()
@@ -68,18 +74,19 @@ class SQLiteFile:
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
         try:
-            self._lock = _locked(self.path)
+            self._lock = _locked(self.path, or_none=beside)
         except OSError as error:
             raise StoreError(f"cannot open the store {self.path}: {error}") from error
         try:
-            self._identity = _made_private(self.path)
+            if self._lock is not None:
+                _make_private(self.path)
+            self._identity = _identity(self.path)
             self._writer = self._connection()
             self._prepare(migrations)
-        except (sqlite3.Error, OSError) as error:
+        except BaseException as error:
             self._give_up()
-            raise StoreError(f"cannot open the store {self.path}: {error}") from error
-        except BaseException:
-            self._give_up()
+            if isinstance(error, (sqlite3.Error, OSError)):
+                raise StoreError(f"cannot open the store {self.path}: {error}") from error
             raise
 
     # -- opening and closing ----------------------------------------------------------------
@@ -94,9 +101,9 @@ class SQLiteFile:
 
     def _prepare(self, migrations: tuple[tuple[str, ...], ...]) -> None:
         """Turn on the log, bring the tables to this make, end what a crash cut short."""
-        one = self._number
-        version, tables = one("PRAGMA user_version"), one("SELECT count(*) FROM sqlite_master")
-        if one("PRAGMA application_id") != _OURS and (version or tables):
+        version = self._number("PRAGMA user_version")
+        tables = self._number("SELECT count(*) FROM sqlite_master")
+        if self._number("PRAGMA application_id") != _OURS and (version or tables):
             raise StoreError(f"{self.path} is another program's database: choose another path")
         if version > len(migrations):
             raise StoreError(
@@ -106,9 +113,10 @@ class SQLiteFile:
         mode = self._writer.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise StoreError(
-                f"{self.path} cannot have a write-ahead log (journal_mode is {mode!r}): put it on "
-                "a local disk"
+                f"{self.path} has no write-ahead log (journal_mode {mode!r}): use a local disk"
             )
+        if self._lock is None and version < len(migrations):
+            raise StoreError(f"the store {self.path} is being made or upgraded: try again")
         for number, script in enumerate(migrations[version:], start=version + 1):
             self._writer.execute("BEGIN IMMEDIATE")
             for statement in script:
@@ -116,7 +124,7 @@ class SQLiteFile:
             self._writer.execute(f"PRAGMA application_id={_OURS}")
             self._writer.execute(f"PRAGMA user_version={number}")
             self._writer.execute("COMMIT")
-        if self._number(_UNSCRUBBED):
+        if self._lock is not None and self._number(_UNSCRUBBED):
             self._scrub()
 
     def _number(self, query: str) -> int:
@@ -125,7 +133,8 @@ class SQLiteFile:
     def _give_up(self) -> None:
         if hasattr(self, "_writer"):
             self._writer.close()
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def close(self) -> None:
         """Close everything; the log goes into the file. A second call does nothing."""
@@ -157,9 +166,9 @@ class SQLiteFile:
         self._check_open()
         connection: sqlite3.Connection | None = None
         try:
-            try:
+            with suppress(IndexError):
                 connection = self._idle.pop()
-            except IndexError:
+            if connection is None:
                 connection = self._connection()
                 connection.execute("PRAGMA query_only=ON")
             yield connection
@@ -254,7 +263,7 @@ class SQLiteFile:
         self._writer.execute("DELETE FROM unscrubbed")
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, *, or_none: bool) -> int | None:
     """The handle of the lock file beside ``path``, which the system frees when we die."""
     name = path.with_name(f"{path.name}.lock")
     handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -263,6 +272,8 @@ def _locked(path: Path) -> int:
     except BlockingIOError as error:
         holder = os.pread(handle, 100, 0).decode(errors="replace").strip() or "another process"
         os.close(handle)
+        if or_none:
+            return None
         raise StoreError(
             f"the store {path} is in use by {holder}, and SQLite serves one process: for several "
             "workers or replicas give a postgresql:// URL"
@@ -272,20 +283,18 @@ def _locked(path: Path) -> int:
     return handle
 
 
-def _made_private(path: Path) -> tuple[int, int] | None:
+def _make_private(path: Path) -> None:
     """Let nobody else read the file, nor its log, which SQLite makes with the file's mode."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         if file.exists() and file.stat().st_mode & 0o077:
             _log.warning("others could read %s, which holds secrets; its mode is 600 now", file)
             file.chmod(0o600)
-    return _identity(path)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
     """Which file stands at ``path``; None if there is none."""
-    try:
+    with suppress(OSError):
         status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return status.st_dev, status.st_ino
+    return None

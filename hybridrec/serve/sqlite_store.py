@@ -31,6 +31,7 @@ class SQLiteStore:
         path: of the file; a lock file and SQLite's log stand beside it.
         health_queries: kept at most.
         patience: seconds that forgetting waits until nobody reads the log.
+        beside: open it also while a service has it, to see to its keys.
 
     Raises:
         StoreError: another process has it, it is another program's, damaged, or of a newer make.
@@ -39,10 +40,15 @@ class SQLiteStore:
     shared = False
 
     def __init__(
-        self, path: str | Path, *, health_queries: int = 50, patience: float = 10.0
+        self,
+        path: str | Path,
+        *,
+        health_queries: int = 50,
+        patience: float = 10.0,
+        beside: bool = False,
     ) -> None:
         self._limit = whole_number("health_queries", health_queries)
-        self._file = SQLiteFile(Path(path), table.MIGRATIONS, patience=patience)
+        self._file = SQLiteFile(Path(path), table.MIGRATIONS, patience=patience, beside=beside)
         self._importing = threading.Lock()
 
     def close(self) -> None:

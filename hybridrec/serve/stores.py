@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def open_store(where: str | PathLike[str], *, health_queries: int = 50) -> Store:
+def open_store(
+    where: str | PathLike[str], *, health_queries: int = 50, beside: bool = False
+) -> Store:
     """The store at ``where``, its tables made or brought to this version.
 
     Args:
         where: the path of an SQLite file, or a ``postgresql://`` URL.
         health_queries: kept at most to check new models with.
+        beside: open an SQLite file also while a service has it: for a command that makes, lists or
+            revokes keys. Not for events: a service is to be the only one that takes them.
 
     Raises:
         InputError: a URL of another kind.
@@ -31,7 +35,7 @@ def open_store(where: str | PathLike[str], *, health_queries: int = 50) -> Store
     """
     scheme = _SCHEME.match(where) if isinstance(where, str) else None
     if scheme is None:
-        return SQLiteStore(Path(where), health_queries=health_queries)
+        return SQLiteStore(Path(where), health_queries=health_queries, beside=beside)
     # Not the URL itself: it may hold a password.
     if scheme[1] not in ("postgresql", "postgres"):
         raise InputError(

@@ -9,7 +9,8 @@ import httpx2
 import pytest
 from api_helper import asking, error, listening, settings
 
-from hybridrec.serve.schema import MOST_EVENTS, RecommendResponse, UserResponse
+from hybridrec.serve.schema import RecommendResponse, UserResponse
+from hybridrec.serve.schema_types import MOST_EVENTS
 from hybridrec.serve.service import Service
 
 
@@ -312,7 +313,10 @@ def test_who_is_forgotten_while_his_request_waits_is_not_answered(own, monkeypat
         found.append(own.post("/v1/recommend", json={"user": user}))
 
     threads = [threading.Thread(target=ask, args=(user,)) for user in ("u3", "u3", "u4")]
-    for thread in threads:
+    threads[0].start()
+    while not service.batcher._computed:  # so that the others find it busy
+        time.sleep(0.01)
+    for thread in threads[1:]:
         thread.start()
     while service.batcher.waiting < 2:
         time.sleep(0.01)

@@ -120,15 +120,24 @@ def test_a_service_with_keys_and_a_certificate(own_folder, tmp_path, capsys):
             assert client.recommend(history=["i1"]).items
             with pytest.raises(NotAllowedError):
                 client.models()
+            assert main(["keys", "revoke", lines[0][0], *where]) == 0
+            wait_until(lambda: refused(client))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert "no API key" not in process.stdout.read()
     assert any("route=/v1/recommend status=200" in line for line in log)
-    assert main(["keys", "revoke", lines[0][0], *where]) == 0
     assert capsys.readouterr().out == f"Revoked {lines[0][0]}\n"
     assert main(["keys", "revoke", lines[0][0], *where]) == 2
     assert main(["keys", "list", *where]) == 0
     assert "revoked 20" in capsys.readouterr().out.splitlines()[0]
+
+
+def refused(client):
+    try:
+        client.recommend(history=["i1"])
+    except NotAllowedError as error:
+        return error.status == 401
+    return False
 
 
 def certificate(folder):

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 import pytest
 
 from hybridrec.checks import InputError
+from hybridrec.serve.keys import authenticate, create_key
 from hybridrec.serve.sqlite_store import SQLiteStore
 from hybridrec.serve.store import Appended, ConflictError, StoredEvent, StoreError
 from hybridrec.serve.stores import open_store
@@ -71,6 +72,50 @@ def test_another_process_is_told_to_use_postgres(store, path):
         SQLiteStore(path)
     assert store.append([event("e1")], key="k") == Appended(1, 0)
     assert store.shared is False
+
+
+def test_keys_are_seen_to_while_a_service_has_the_store(store, path):
+    """``hybridrec keys``, in a process of its own, beside a service that goes on writing."""
+    code = (
+        "import sys; from hybridrec.serve.stores import open_store\n"
+        "from hybridrec.serve.keys import create_key\n"
+        "store = open_store(sys.argv[1], beside=True)\n"
+        "print(create_key(store, 'shop', ['events']))\n"
+        "print(store.revoke_key(sys.argv[2])); store.close()"
+    )
+    old = authenticate(store, create_key(store, "old", ["admin"]))
+    stop = threading.Event()
+
+    def send():
+        for number in range(100_000):
+            store.append([event(f"e{number}")], key="k")
+            if stop.is_set():
+                return number + 1
+        return 0
+
+    with ThreadPoolExecutor(1) as pool:
+        sends = pool.submit(send)
+        run = subprocess.run(
+            [sys.executable, "-c", code, str(path), old.id], capture_output=True, text=True
+        )
+        stop.set()
+        sent = sends.result()
+    assert run.stderr == ""
+    secret, revoked = run.stdout.split()
+    assert revoked == "True"
+    assert authenticate(store, secret).name == "shop"
+    assert store.key(old.id)[0].revoked
+    assert len(store.events("ann")) == sent > 0
+    with pytest.raises(StoreError, match="SQLite serves one process"):
+        SQLiteStore(path)
+
+
+def test_beside_nobody_is_alone(path):
+    with (
+        closing(SQLiteStore(path, beside=True)),
+        pytest.raises(StoreError, match="SQLite serves one process"),
+    ):
+        SQLiteStore(path)
 
 
 def test_the_lock_goes_with_its_process(path):

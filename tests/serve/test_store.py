@@ -156,7 +156,7 @@ def test_an_id_that_is_no_text_is_refused(store):
         store.append([event("e1", user=7)], key="k")
     with pytest.raises(InputTypeError, match=r"events\[0\]\.time is '2024'"):
         store.append([event("e1", time="2024")], key="k")
-    with pytest.raises(InputError, match="history .*NUL"):
+    with pytest.raises(InputError, match=r"history .*NUL"):
         store.keep_query(None, ["a\0"])
 
 

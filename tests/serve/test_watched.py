@@ -3,12 +3,17 @@
 import io
 import json
 import logging
+import os
+import signal
+import time
+import urllib.request
 
 import pytest
 from api_helper import asking, keyed, listening, settings
 from metrics_helper import samples
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from test_cli_serve import served
 
 from hybridrec.serve import opening
 from hybridrec.serve.logs import JsonLines, user_mark
@@ -117,6 +122,27 @@ def test_the_model_and_its_training_are_told(app, loaded):
     assert count(page, "training_cold_user_share") == 0  # every user of the data has events
 
 
+def test_drift_is_told_of_what_the_model_recommends_and_of_nothing_else(app):
+    metrics = app.app.state.service.metrics
+    told = []
+
+    def told_of(scores, items, cold_users):
+        told.append((list(scores), list(items), cold_users))
+
+    metrics.observe_answer = told_of
+    usual = app.post("/v1/recommend", json=ASKED).json()["items"]
+    stranger = app.post("/v1/recommend", json={"user": "nobody", "k": 2}).json()["items"]
+    late = app.post("/v1/recommend", json={**ASKED, "budget_ms": 0.01}).json()
+    assert late["degraded"]
+    app.post("/v1/recommend", json={**ASKED, "stages": {"rerank": False}})
+    app.post("/v1/rank", json={"user": "u1", "candidates": ["i1", "i2"]})
+    assert told == [
+        ([item["score"] for item in usual], [item["item"] for item in usual], 0),
+        ([], [item["item"] for item in stranger], 1),
+        ([], [item["item"] for item in late["items"]], 0),
+    ]
+
+
 def test_nobody_can_make_routes(app):
     for path in ("/nowhere/1", "/nowhere/2", "/v1/users/u1", "/v1/users/u2"):
         app.get(path)
@@ -130,9 +156,6 @@ def test_nobody_can_make_routes(app):
 
 
 def test_lag_of_the_loop_is_sampled(model_folder, tmp_path):
-    import time
-    import urllib.request
-
     with listening(settings(model_folder, tmp_path)) as url:
         time.sleep(0.5)
         with urllib.request.urlopen(f"{url}/metrics") as answer:
@@ -199,3 +222,55 @@ def test_a_request_is_a_span_with_its_stages(model_folder, tmp_path, monkeypatch
     (line,) = [line for line in lines() if line["logger"] == "hybridrec.serve.access"]
     assert line["trace_id"] == trace
     assert line["model"] == request.attributes["hybridrec.model"]
+
+
+# -- several workers ------------------------------------------------------------------------------
+
+
+def ask(url, path, body=None):
+    """One request over a connection of its own, so that any worker may get it."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.read()
+
+
+def serving(page):
+    """Workers that answer with some version."""
+    return sum(value for (name, _), value in page.items() if name == "hybridrec_model_info")
+
+
+def until(url, ready):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            page = samples(ask(url, "/metrics"))
+        except OSError:
+            page = {}  # a worker was killed under the connection
+        if ready(page):
+            return page
+        time.sleep(0.2)
+    raise AssertionError(page)
+
+
+def workers(page):
+    return {int(dict(labels)["pid"]) for name, labels in page if name == "hybridrec_drift_answers"}
+
+
+@pytest.mark.service
+def test_any_worker_answers_for_all_and_a_new_one_for_a_killed_one(own_folder, postgres_server):
+    request = ("hybridrec_request_seconds_count", (("route", "/v1/recommend"), ("status", "200")))
+    store = postgres_server.database()
+    with served(own_folder, "--store", store, "--workers", 2) as (url, process, _):
+        before = workers(until(url, lambda page: serving(page) == 2))
+        assert len(before) == 2
+        for number in range(20):
+            ask(url, "/v1/recommend", {**ASKED, "user": f"u{number}"})
+        for _ in range(6):
+            assert samples(ask(url, "/metrics"))[request] == 20
+        os.kill(min(before), signal.SIGKILL)
+        after = until(url, lambda page: serving(page) == 2 and workers(page) != before)
+        assert after[request] == 20  # what the killed one had counted is not lost
+        assert workers(after) & before == {max(before)}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
