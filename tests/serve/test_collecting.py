@@ -1,0 +1,54 @@
+"""What stays is not walked through again, and is let go of when it is replaced."""
+
+import gc
+import weakref
+
+import pytest
+
+from hybridrec.serve.collecting import keep_what_is_there
+
+
+class Ring:
+    """Only the collector can free it."""
+
+    def __init__(self):
+        self.me = self
+
+
+@pytest.fixture(autouse=True)
+def thawed():
+    yield
+    gc.unfreeze()
+
+
+def test_what_was_there_is_left_out_of_collections_until_the_next_call():
+    ring = Ring()
+    gone = weakref.ref(ring)
+    keep_what_is_there()
+    assert gc.get_freeze_count() > 10_000
+    del ring
+    gc.collect()
+    assert gone() is not None
+    keep_what_is_there()
+    assert gone() is None
+
+
+def test_what_comes_later_is_collected():
+    keep_what_is_there()
+    gone = weakref.ref(Ring())
+    gc.collect()
+    assert gone() is None
+
+
+def test_loading_a_model_does_it(own_folder, tmp_path):
+    from contextlib import closing
+
+    from hybridrec.serve.config import ServeConfig
+    from hybridrec.serve.models import Models
+    from hybridrec.serve.stores import open_store
+
+    config = ServeConfig(model=own_folder, watch_seconds=0)
+    with closing(open_store(tmp_path / "store.sqlite")) as store:
+        gc.unfreeze()
+        Models(own_folder, store, config).load()
+        assert gc.get_freeze_count() > 10_000
