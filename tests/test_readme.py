@@ -1,10 +1,16 @@
 """Every Python snippet and every hybridrec line of the README runs, in order, on a tiny frame."""
 
+import json
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
@@ -13,7 +19,9 @@ from scipy.sparse import csr_matrix
 
 from hybridrec.cli import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def named_frames():
@@ -88,15 +96,36 @@ def test_the_command_lines(place, tiny_encoder, monkeypatch, capsys):
     csv.write_csv(movies, "items.csv")
     lines = [line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines()]
     assert len(lines) >= 5
-    for line in lines:
-        words = shlex.split(line)
+    with ExitStack() as running:
+        for line in lines:
+            run(shlex.split(line, comments=True), running, tiny_encoder)
+    assert "compiled core" in capsys.readouterr().out
+
+
+def run(words, running, tiny_encoder):
+    """Run one line; what it starts ends with ``running``."""
+    if words[0] == "pip":
+        wanted = re.search(r"\[(.*)\]", words[-1])[1].split(",")
+        assert set(wanted) <= set(EXTRAS["project"]["optional-dependencies"])
+    elif words[0] == "curl":
+        assert words[1:3] == ["-s", "localhost:8000/v1/recommend"]
+        name, _, value = words[words.index("-H") + 1].partition(": ")
+        body = words[words.index("-d") + 1]
+        answer = httpx2.post(f"{running.url}/v1/recommend", headers={name: value}, content=body)
+        assert len(answer.json()["items"]) == json.loads(body)["k"]
+    elif words[1] == "serve":
+        command = [sys.executable, "-m", "hybridrec.cli", *words[1:], "--port", "0"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        running.callback(process.wait)
+        running.callback(process.terminate)
+        running.url = re.search(r"http://\S+", running.enter_context(process.stdout).readline())[0]
+    else:
         assert words[0] == "hybridrec"
         if words[1] in ("fit", "tune"):  # the default encoder takes a minute: a small one
             words += ["--encoder", tiny_encoder, "-q"]
         if words[1] == "tune":
             words += ["--trials", "2"]
-        assert main(words[1:]) == 0, line
-    assert "compiled core" in capsys.readouterr().out
+        assert main(words[1:]) == 0, words
 
 
 def test_it_opens_with_the_two_commands():
