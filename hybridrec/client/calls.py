@@ -61,7 +61,11 @@ class Rank(Whom, total=False):
 
 
 class Event(TypedDict, total=False):
-    """Something a user did. Without an id or a time it gets them before it is sent."""
+    """Something a user did.
+
+    Without an id it gets one, and the time of sending if it has none. With an id of the caller's
+    and no time it happens when it arrives, and the caller may send it again: it counts once.
+    """
 
     id: str
     user: Required[Id]
@@ -193,8 +197,12 @@ def send_events(events: Iterable[Event]) -> Call[EventsResponse]:
     now = datetime.now(UTC)
     listed = []
     for event in events:
-        time = event.get("time", now)
-        listed.append({"id": uuid.uuid4().hex, **event, "time": time.isoformat()})
+        named: dict[str, Any] = {**event}
+        if "id" not in event:
+            named = {"id": uuid.uuid4().hex, "time": now, **event}
+        if "time" in named:
+            named["time"] = named["time"].isoformat()
+        listed.append(named)
     return Call("POST", "/v1/events", EventsResponse, {"events": listed})
 
 

@@ -32,6 +32,7 @@ def served(*arguments):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
     log = []
     reader = threading.Thread(target=lambda: log.extend(process.stderr))
@@ -45,7 +46,7 @@ def served(*arguments):
         yield found[0], process, log
     finally:
         if process.poll() is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # its workers, too
         process.wait()
         process.stdout.close()
         reader.join()
@@ -208,3 +209,26 @@ def test_rolling_back_names_the_other_version(own_folder, save_another, capsys):
             f"{own_folder} is at version {now} now, no longer {before}\n"
         )
         assert storage.current(own_folder) == now
+
+
+@pytest.mark.service
+def test_two_workers_are_one_service(own_folder, postgres_server):
+    options = ("--store", postgres_server.database(), "--workers", "2", "--watch-seconds", "0.2")
+    with served(own_folder, *options) as (url, process, log):
+        wait_until(lambda: sum("Application startup complete" in line for line in log) == 2, 120)
+        for number in range(20):
+            with Client(url, timeout=60) as client:  # a connection each: either worker may take it
+                user = f"new{number}"
+                assert client.recommend(user=user).unknown_user
+                assert client.send_event(id=user, user=user, item="i3").accepted == 1
+        for number in range(20):
+            with Client(url, timeout=60) as client:
+                user = f"new{number}"
+                assert not client.recommend(user=user).unknown_user
+                assert client.send_event(id=user, user=user, item="i3").duplicates == 1
+        counts = httpx2.get(f"{url}/metrics").text
+        told = 'hybridrec_request_seconds_count{route="/v1/recommend",status="200"} 40.0'
+        assert told in counts
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert not [line for line in log if "Traceback" in line]

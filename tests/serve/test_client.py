@@ -190,6 +190,14 @@ def test_who_is_busy_or_away_is_asked_again_with_the_same_ids(waits):
     assert event["time"].endswith("+00:00")
 
 
+def test_an_event_with_the_callers_id_may_be_sent_again_by_the_caller(waits):
+    days, client = with_days(fine(), fine())
+    for _ in range(2):
+        client.send_event(id="mine", user="u", item="i")
+    assert json.loads(days.bodies[0]) == {"events": [{"id": "mine", "user": "u", "item": "i"}]}
+    assert days.bodies[0] == days.bodies[1]
+
+
 def test_patience_ends(waits):
     _, client = with_days(*[refused(429, "rate", **{"retry-after": "1"})] * 3, retries=2)
     with pytest.raises(BusyError) as told:
