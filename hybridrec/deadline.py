@@ -31,15 +31,16 @@ class Deadline:
 
 
 class Pace:
-    """How long a thing is expected to take by how long it took of late; thread-safe.
+    """How long a thing is expected to take by how long things of its size took; thread-safe.
 
-    What is not begun because it would take too long teaches nothing new: so what was seen is
+    Sizes are told apart by powers of two: who comes alone is not told what a crowd waited. What is
+    not begun because it would take too long teaches nothing new: so what was seen is
     forgotten after a while, and then it is tried again.
 
     Args:
-        window: times remembered at most.
+        window: times of a size remembered at most.
         quantile: of them.
-        least: times seen before anything is expected.
+        least: times of a size seen before anything is expected.
         memory: seconds after which a time is forgotten.
         clock: seconds, never falling.
     """
@@ -53,30 +54,40 @@ class Pace:
         memory: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._seen: deque[tuple[float, float]] = deque(
-            maxlen=whole_number("window", window, least=1)
-        )
+        self._window = whole_number("window", window, least=1)
+        self._seen: dict[int, deque[tuple[float, float]]] = {}
         self._quantile = real_number("quantile", quantile, least=0.0, below=1.0)
         self._least = whole_number("least", least, least=1)
         self._memory = real_number("memory", memory, above=0.0)
         self._clock = clock
         self._guard = threading.Lock()
 
-    def observe(self, seconds: float) -> None:
+    def observe(self, seconds: float, size: int = 1) -> None:
         """It took ``seconds``."""
         with self._guard:
-            self._seen.append((self._clock(), seconds))
+            seen = self._seen.setdefault(size.bit_length(), deque(maxlen=self._window))
+            seen.append((self._clock(), seconds))
 
-    def expected(self) -> float:
-        """Seconds that it will take; 0 while too little is known."""
+    def expected(self, size: int = 1) -> float:
+        """Seconds that it will take: what its size took, or else the next smaller one known.
+
+        0 while too little is known.
+        """
         with self._guard:
-            since = self._clock() - self._memory
-            while self._seen and self._seen[0][0] < since:
-                self._seen.popleft()
-            known = sorted(seconds for _, seconds in self._seen)
-        return known[int(self._quantile * len(known))] if len(known) >= self._least else 0.0
+            for place in range(size.bit_length(), -1, -1):
+                known = self._known(place)
+                if len(known) >= self._least:
+                    return known[int(self._quantile * len(known))]
+        return 0.0
 
     def clear(self) -> None:
         """Forget what was seen: the first of a process compiles."""
         with self._guard:
             self._seen.clear()
+
+    def _known(self, place: int) -> list[float]:
+        """The times of a size that are not forgotten, in order."""
+        seen, since = self._seen.get(place, deque()), self._clock() - self._memory
+        while seen and seen[0][0] < since:
+            seen.popleft()
+        return sorted(seconds for _, seconds in seen)

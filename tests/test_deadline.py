@@ -68,3 +68,17 @@ def test_threads_may_share_a_pace():
 def test_a_pace_refuses_nonsense(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         Pace(**wrong)
+
+
+def test_each_size_has_a_pace_of_its_own_or_the_next_smaller_ones():
+    pace = Pace()
+    assert pace.expected(8) == 0.0
+    pace.observe(0.01)
+    assert pace.expected(1) == pace.expected(32) == 0.01
+    for _ in range(50):
+        pace.observe(0.2, 32)
+    assert pace.expected(33) == 0.2
+    assert pace.expected(31) == 0.01
+    assert pace.expected(1) == 0.01
+    pace.clear()
+    assert pace.expected(32) == 0.0

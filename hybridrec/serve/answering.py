@@ -53,7 +53,7 @@ def answer(loaded: Loaded, asks: Sequence[Ask]) -> list[Answer | HybridrecError]
 
 def _answered(loaded: Loaded, group: Sequence[Asked]) -> list[Answer | HybridrecError]:
     """Answers to a group, in its order."""
-    expected = loaded.pace.expected()
+    expected = loaded.pace.expected(len(group))
     late = [_late(one, expected) for one in group]
     found: dict[int, Answer | HybridrecError] = {}
     for too_late in (True, False):
@@ -82,7 +82,7 @@ def _ranked(loaded: Loaded, group: Sequence[Asked]) -> list[Answer | HybridrecEr
         return [found for one in group for found in _ranked(loaded, [one])]
     if ranking.told.any():
         spent = sum(ranking.seconds.values()) - ranking.seconds.get("rerank", 0.0)
-        loaded.pace.observe(spent)
+        loaded.pace.observe(spent, len(group))
     return [*found]
 
 
