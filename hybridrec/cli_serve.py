@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybridrec.bars import progress
 from hybridrec.checks import InputError
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def _serve(chosen: argparse.Namespace) -> None:
 
     names = {field.name for field in fields(ServeConfig)}
     given = {name: value for name, value in vars(chosen).items() if name in names}
-    run(ServeConfig(**given), lambda line: print(line, flush=True))
+    with progress(shown=False):  # bars in a log are noise
+        run(ServeConfig(**given), lambda line: print(line, flush=True))
 
 
 def _create(chosen: argparse.Namespace) -> None:
