@@ -166,10 +166,12 @@ class Patience:
             or not isinstance(error, (BusyError, AwayError))
         ):
             return None
+        # Apart from each other, or all who were turned away come back at once.
         if error.retry_after is None:
-            # Apart from each other, or all who were turned away come back at once.
             return float(min(self.longest, 0.1 * 2**attempt) * random.uniform(0.5, 1.0))
-        return error.retry_after if error.retry_after <= self.longest else None
+        if error.retry_after > self.longest:
+            return None
+        return error.retry_after * random.uniform(1.0, 1.25)
 
 
 def recommend(**asked: Unpack[Recommend]) -> Call[RecommendResponse]:

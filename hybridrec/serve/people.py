@@ -7,8 +7,9 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from hybridrec.checks import HybridrecError, StorageError
+from hybridrec.checks import HybridrecError, StorageError, UnknownIdError
 from hybridrec.serve import schema
+from hybridrec.serve.batching import QueueFull
 from hybridrec.serve.errors import MissingError
 from hybridrec.serve.histories import forget_saved, import_histories
 from hybridrec.serve.lanes import Lane
@@ -76,7 +77,12 @@ class People:
 
     async def ping(self) -> None:
         """Raise StoreError if the store is away."""
-        await self._reads.run(self._store.ping)
+        try:
+            await self._reads.run(self._store.ping)
+        except StoreError as error:
+            _log.warning("not ready: %s", error)
+            # Who asks for readiness needs no key: where the store is, is none of their business.
+            raise StoreError("the store is away; the log says why") from error
 
     async def person(self, loaded: Loaded, asked: schema.Person) -> Person:
         """Whom a request is about.
@@ -116,7 +122,7 @@ class People:
             MissingError: nothing is.
         """
         loaded = self._models.current
-        user = loaded.user(given)
+        user = _named(loaded, given)
         visit.user = str(user)
         events = await self._reads.run(self._store.events, str(user))
         if not events:
@@ -127,7 +133,7 @@ class People:
         """Some users of whom there are events."""
         loaded = self._models.current
         found = await self._reads.run(self._store.users, prefix=prefix, limit=limit)
-        return schema.UsersResponse(users=[loaded.user(user) for user in found])
+        return schema.UsersResponse(users=[_named(loaded, user) for user in found])
 
     async def forget(self, given: str, visit: Visit) -> schema.ForgottenResponse:
         """Remove all that is known of a user, wherever it is.
@@ -135,7 +141,7 @@ class People:
         Raises:
             StoreError: the store is away; ask again.
         """
-        user = self._models.current.user(given)
+        user = _named(self._models.current, given)
         visit.user = str(user)
         await self.sample.settle()
         self._batcher.drop(user)
@@ -168,5 +174,19 @@ class People:
         self._imported = current.version  # once: a damaged file stays damaged
         try:
             await self._writes.run(import_histories, self._store, self._config.model, current.data)
+        except (StoreError, QueueFull) as error:
+            self._imported = ""  # the store may be back the next time
+            _log.warning("the histories beside the new version have to wait: %s", error)
         except HybridrecError as error:
             _log.warning("the histories beside the new version are not taken over: %s", error)
+
+
+def _named(loaded: Loaded, given: str) -> Id:
+    """A stored user's id as the model has it; as the store does, where it cannot be the model's.
+
+    Users from before a model whose ids are of another type can be seen, and forgotten.
+    """
+    try:
+        return loaded.user(given)
+    except UnknownIdError:
+        return given

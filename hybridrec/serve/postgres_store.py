@@ -165,6 +165,8 @@ class PostgresStore:
             with self._connect() as guard, guard.transaction():
                 # Not committed until the end: another process with this mark waits here, and where
                 # this one dies, it goes on.
+                # One at a time, whatever its mark: two would both find the other's events missing.
+                guard.execute(table.LOCK_IMPORTING)
                 took = guard.execute(
                     "INSERT INTO hybridrec.imports VALUES (%s) ON CONFLICT DO NOTHING", (mark,)
                 )

@@ -29,6 +29,7 @@ _LOCK_MIGRATING: LiteralString = "pg_advisory_xact_lock(1752785522, 1)"
 # Where the server says that a commit need not wait for its disk, ours wait nevertheless.
 _DURABLE: LiteralString = """set_config('synchronous_commit',
     coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)"""
+LOCK_IMPORTING: LiteralString = "SELECT pg_advisory_xact_lock(1752785522, 3)"
 LOCK_SHARED: LiteralString = "SELECT pg_advisory_xact_lock_shared(1752785522, 2), " + _DURABLE
 LOCK_ALONE: LiteralString = "SELECT pg_advisory_xact_lock(1752785522, 2), " + _DURABLE
 

@@ -198,7 +198,11 @@ class SQLiteFile:
         self._waiting.append(job)
         with self._turn:
             if not job.done:
-                self._check_open()
+                try:
+                    self._check_open()
+                except StoreError:
+                    self._waiting.remove(job)  # or it would be done when nobody asks any more
+                    raise
                 self._write_all()
         if isinstance(job.error, sqlite3.Error):
             raise StoreError(f"cannot write the store {self.path}: {job.error}") from job.error

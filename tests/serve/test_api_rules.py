@@ -2,6 +2,7 @@
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hybridrec.serve.callers import ANYBODY, Caller, needed
 from hybridrec.serve.config import ServeConfig
 from hybridrec.serve.errors import RefusalError, refusal_of
 from hybridrec.serve.hosts import Hosts
+from hybridrec.serve.people import _named
 from hybridrec.serve.rates import Rates
 from hybridrec.serve.schema import ErrorResponse, Event
 from hybridrec.serve.store import ConflictError, StoreError
@@ -143,3 +145,11 @@ def test_there_is_no_way_to_allow_another_origin():
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
         assert not [word for word in words if word.startswith("access-control-")], path
+
+
+def test_users_from_before_a_model_of_other_ids_can_still_be_named(loaded):
+    numbers = replace(loaded, user_ids="int")
+    assert _named(numbers, "7") == 7
+    assert _named(numbers, "alice") == "alice"
+    assert _named(numbers, "07") == "07"
+    assert _named(loaded, "7") == "7"

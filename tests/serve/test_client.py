@@ -181,7 +181,7 @@ def test_who_is_busy_or_away_is_asked_again_with_the_same_ids(waits):
         refused(429, **{"retry-after": "7"}), refused(503), httpx2.ConnectError("no"), fine()
     )
     assert client.send_event(user="u", item="i").accepted == 1
-    assert waits[0] == 7.0
+    assert 7.0 <= waits[0] <= 8.75
     assert all(0 < wait <= 0.4 for wait in waits[1:])
     assert len(days.bodies) == 4
     assert len(set(days.bodies)) == 1
@@ -203,7 +203,8 @@ def test_patience_ends(waits):
     with pytest.raises(BusyError) as told:
         client.recommend(user="u")
     assert told.value.retry_after == 1.0
-    assert waits == [1.0, 1.0]
+    assert len(waits) == 2
+    assert all(1.0 <= wait <= 1.25 for wait in waits)
     _, client = with_days(httpx2.ConnectError("refused"), retries=0)
     with pytest.raises(AwayError, match="http://service") as told:
         client.models()

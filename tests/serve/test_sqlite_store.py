@@ -407,3 +407,25 @@ def test_forgetting_nobody_costs_no_scrubbing(store, monkeypatch):
     store.forget("ann")
     store.forget("ann")
     assert len(scrubs) == 1
+
+
+def test_what_was_refused_is_not_done_later(store, path):
+    """The file is away when the writer's turn comes; it comes back before the next one writes."""
+    turn, failed = store._file._turn, []
+
+    def append():
+        with pytest.raises(StoreError, match="was removed or replaced"):
+            store.append([event("refused")], key="k")
+        failed.append(True)
+
+    with turn:
+        thread = threading.Thread(target=append)
+        thread.start()
+        while not store._file._waiting:
+            time.sleep(0.001)
+        away = path.rename(path.with_name("away"))
+    thread.join()
+    away.rename(path)
+    assert failed
+    assert store.append([event("later", item="i2")], key="k") == Appended(1, 0)
+    assert [each.id for each in store.events("ann")] == ["later"]
