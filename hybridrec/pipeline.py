@@ -196,8 +196,8 @@ class Pipeline:
             return Candidates(items, scores)
         share = np.zeros((len(queries), depth), dtype=np.float32)
         share[untold, : popular.depth] = self.popularity.shares(popular.items)
-        if ranked is not None and PROBABILITY in ranked.signals:
-            share[told, : ranked.depth] = ranked.signals[PROBABILITY]
+        if ranked is not None:  # without a fusion there is no probability of them
+            share[told, : ranked.depth] = ranked.signals.get(PROBABILITY, ranked.scores)
         return Candidates(items, scores, {PROBABILITY: share})
 
     def _ranking(

@@ -328,6 +328,17 @@ def test_signals_stand_beside_the_default_stages(split):
         hr.HybridRecommender(signals=[hr.AtHalfLife("nothing", 7.0)])
 
 
+def test_without_a_fusion_scores_are_the_blends_whoever_asks_beside(chosen, split):
+    told = split.train.queries(split.train.users.ids[:2])
+    both = replace(
+        told, histories=hr.Ragged.from_rows([[], told.histories.select([1]).items]), exclude=None
+    )
+    alone = chosen.pipeline.ranking(both.select(np.array([1])), fuse=False).answer
+    beside = chosen.pipeline.ranking(both, fuse=False).answer
+    np.testing.assert_array_equal(beside.signals[PROBABILITY][1], alone.scores[0])
+    assert (alone.scores[0] > 0).any()
+
+
 class Reader:
     """A reranker that scores by a table (users, items), and counts what it is asked."""
 

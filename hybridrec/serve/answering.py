@@ -53,7 +53,7 @@ def answer(loaded: Loaded, asks: Sequence[Ask]) -> list[Answer | HybridrecError]
 
 def _answered(loaded: Loaded, group: Sequence[Asked]) -> list[Answer | HybridrecError]:
     """Answers to a group, in its order."""
-    expected = loaded.pace.expected(len(group))
+    expected = loaded.pace.expected(_work(group))
     late = [_late(one, expected) for one in group]
     found: dict[int, Answer | HybridrecError] = {}
     for too_late in (True, False):
@@ -62,6 +62,11 @@ def _answered(loaded: Loaded, group: Sequence[Asked]) -> list[Answer | Hybridrec
             answers = _popular(loaded, part) if too_late else _ranked(loaded, part)
             found.update(zip((one.place for one in part), answers, strict=True))
     return [found[one.place] for one in group]
+
+
+def _work(group: Sequence[Asked]) -> int:
+    """How much recall is asked for: rows that have a history, times how deep."""
+    return sum(len(one.history) > 0 for one in group) * max(one.depth for one in group)
 
 
 def _late(one: Asked, expected: float) -> bool:
@@ -82,7 +87,7 @@ def _ranked(loaded: Loaded, group: Sequence[Asked]) -> list[Answer | HybridrecEr
         return [found for one in group for found in _ranked(loaded, [one])]
     if ranking.told.any():
         spent = sum(ranking.seconds.values()) - ranking.seconds.get("rerank", 0.0)
-        loaded.pace.observe(spent, len(group))
+        loaded.pace.observe(spent, _work(group))
     return [*found]
 
 

@@ -159,6 +159,7 @@ class Batcher:
     def _round(self) -> bool:
         """Answer one batch, of which nothing is held then; False when there will be none."""
         batch = self._next()
+        self._tell_queue()
         try:
             if batch:
                 self._compute(batch)
@@ -225,7 +226,8 @@ class Batcher:
 
     def _tell_queue(self) -> None:
         if self._metrics is not None:
-            self._metrics.set_queue(len(self._queue))
+            with self._changed:  # or an older length may be told last
+                self._metrics.set_queue(len(self._queue))
 
 
 def _of(one: _Waiting, user: str) -> bool:

@@ -45,6 +45,7 @@ def warm(loaded: Loaded, queries: Sequence[Sequence[str]], batch: int) -> None:
     together = [asks[place % len(asks)] for place in range(batch)]
     _answers(loaded, [*asks[:1], *_asks(loaded, [()])], batch)
     _answers(loaded, together, batch)
+    loaded.user_code("")  # makes the table of users
     # What has been compiled and read by now is not what recall takes from now on.
     loaded.pace.clear()
     _answers(loaded, asks[:1], batch)

@@ -54,7 +54,7 @@ class Loaded:
     loaded: datetime
     user_ids: IdType
     item_ids: IdType
-    pace: Pace = field(default_factory=partial(Pace, quantile=0.9))
+    pace: Pace = field(default_factory=partial(Pace, quantile=0.9, memory=1.0))
 
     @property
     def data(self) -> Dataset:
@@ -136,11 +136,11 @@ class Loaded:
                 return [_title(title) for title in data.item_columns[name].tolist()]
         return [_title(text) for text in data.texts or [None] * data.n_items]
 
-    def forget(self, user: Id) -> int:
+    def forget(self, user: Id | None) -> int:
         """Drop what the stages keep of a user, and how many things that were.
 
-        Of a user whom the model does not know nothing tells what is his: then what is kept of all
-        such users goes.
+        Of a user whom the model does not know, and of nobody (None), nothing tells what is theirs:
+        then what is kept of all such users goes.
         """
         code = self.user_code(user)
         return sum(stage.forget(code) for stage in self._stages if isinstance(stage, Forgets))

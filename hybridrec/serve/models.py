@@ -123,7 +123,12 @@ class Models:
             else:
                 new = load_model(self._root, version)
                 warm(new, queries, self._config.batch)
-            check(new, held.current, queries, self._config)
+            try:
+                check(new, held.current, queries, self._config)
+            finally:
+                for each in (new, held.current):
+                    if each is not None:
+                        each.forget(None)  # what kept queries left behind, whosever they were
             self._swap(_Held(new, held.current))
             keep_what_is_there()
             return new
@@ -179,7 +184,10 @@ class Models:
                 if storage.current(self._root) != self._seen:
                     self.load()
             except StorageError as error:
-                # It will be no better the next time: tried again when the folder names another.
+                # It will be no better the next time, unless it was the disk that could not be read:
+                # tried again when the folder names another.
+                if isinstance(error.__cause__, OSError):
+                    self._seen = None
                 _log.error("the new version is not served: %s", error)
             except Exception:
                 _log.exception("the new version is not served yet: it is tried again")

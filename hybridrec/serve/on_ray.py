@@ -68,6 +68,8 @@ def deployment(config: ServeConfig, *, replicas: int = 1, **options: Any) -> Any
     """
     serve = require_extra("ray.serve", extra="ray")
     whole_number("replicas", replicas, least=1)
+    if "num_replicas" in options:
+        raise InputError("num_replicas is told by replicas= here: pass that instead")
     _check(config, replicas, several=replicas > 1 or "autoscaling_config" in options)
     # Whoever reaches a proxy reaches it: no door is open because the machine is one's own.
     reached = replace(config, host=_ANYWHERE, hosts=(*config.hosts, config.host))

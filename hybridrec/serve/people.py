@@ -146,6 +146,7 @@ class People:
         await self.sample.settle()
         self._batcher.drop(user)
         gone = await self._writes.run(self._forget, user)
+        self._batcher.drop(user)  # who came meanwhile may have read the history before it went
         return schema.ForgottenResponse(user=user, events=gone.events, queries=gone.queries)
 
     def _forget(self, user: Id) -> Forgotten:

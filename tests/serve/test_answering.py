@@ -397,12 +397,12 @@ def test_who_has_no_deadline_waits_for_no_clock(loaded, engine, monkeypatch):
 
 def test_the_pace_is_learnt_from_what_recall_took(loaded):
     held = replace(loaded, pace=Pace())
-    assert held.pace.expected() == 0.0
+    assert held.pace.expected(20) == 0.0
     (found,) = answer(held, [Ask(history=("i1",))])
     spent = found.seconds["recall"] + found.seconds["fuse"]
-    assert held.pace.expected() == pytest.approx(spent)
+    assert held.pace.expected(20) == pytest.approx(spent)
     answer(held, [Ask()])
-    assert held.pace.expected() == pytest.approx(spent)
+    assert held.pace.expected(20) == pytest.approx(spent)
 
 
 def test_what_was_too_slow_for_a_while_is_tried_again(loaded):
@@ -414,4 +414,15 @@ def test_what_was_too_slow_for_a_while_is_tried_again(loaded):
     assert answer(held, [ask])[0].degraded == "popularity"
     now[0] = 31.0
     assert answer(held, [ask])[0].degraded is None
-    assert 0 < held.pace.expected() < 4
+    assert 0 < held.pace.expected(20) < 4
+
+
+def test_who_asks_for_little_is_not_told_what_much_took(loaded):
+    held = replace(loaded, pace=Pace())
+    held.pace.observe(5.0, 20 * 32)
+    hurried = Ask(history=("i1",), deadline=Deadline(1000, Ticking(0.0)))
+    assert answer(held, [hurried])[0].degraded is None
+    crowd = [Ask(history=(f"i{n % 30}",), deadline=hurried.deadline) for n in range(40)]
+    held = replace(loaded, pace=Pace())
+    held.pace.observe(5.0, 20 * 32)
+    assert {found.degraded for found in answer(held, crowd)} == {"popularity"}

@@ -80,8 +80,9 @@ def test_versions_roll_forward_and_back(versions):
 
 
 def test_a_loaded_version_is_warm(versions):
-    models = models_of(versions[0])
-    assert 0 < models.load().pace.expected() < 30
+    """The tables that the first requests would have to make are there."""
+    loaded = models_of(versions[0]).load()
+    assert {"_codes", "_user_codes", "titles"} <= set(vars(loaded))
 
 
 def test_a_version_that_cannot_be_read_leaves_the_old_one(versions):
@@ -203,8 +204,7 @@ def test_rolling_back_to_what_later_saves_removed_still_answers(versions, save_a
 def test_what_is_kept_of_a_user_goes_and_no_more(own_folder):
     models = models_of(own_folder)
     loaded = models.load()
-    for user in ("u1", None, "stranger"):  # whatever warming left
-        models.forget(user or "nobody")
+    assert models.forget("u1") == models.forget("nobody") == 0  # what warming left is gone
     known = Ask(user="u1", history=("i3", "i4"))
     other = Ask(user="u2", history=("i5", "i6"))
     strange = Ask(user="stranger", history=("i7", "i8"))

@@ -201,6 +201,11 @@ def test_what_is_rays_to_decide(config, options, message):
         deployment(ServeConfig(**given))
 
 
+def test_replicas_are_told_in_one_place(config):
+    with pytest.raises(InputError, match="num_replicas is told by replicas="):
+        deployment(config, num_replicas=4)
+
+
 def test_a_config_file(config):
     args = {"model": str(config.model), "store": config.store, "hosts": ["films.example"]}
     assert application(args) is not None
