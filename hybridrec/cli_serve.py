@@ -11,7 +11,7 @@ from hybridrec.bars import progress
 from hybridrec.checks import InputError
 
 if TYPE_CHECKING:
-    from hybridrec.serve.store import Store
+    from hybridrec.serve.store.contract import Store
 
 _SCOPES = ("recommend", "events", "admin")
 
@@ -117,7 +117,7 @@ def _serve(chosen: argparse.Namespace) -> None:
 
 
 def _create(chosen: argparse.Namespace) -> None:
-    from hybridrec.serve.keys import create_key
+    from hybridrec.serve.access.keys import create_key
 
     store = _store(chosen)
     try:

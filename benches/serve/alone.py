@@ -40,14 +40,14 @@ def alone(model: Path, environment: dict[str, str]) -> dict[str, Any]:
 
 
 def answering(folder: Path) -> dict[str, float]:
-    """Milliseconds that :func:`hybridrec.serve.answering.answer` takes, a request.
+    """Milliseconds that :func:`hybridrec.serve.answers.answering.answer` takes, a request.
 
     "one": it comes alone. "of 32": it comes with others.
     """
     import hybridrec as hr
-    from hybridrec.serve.answering import answer
-    from hybridrec.serve.asking import Ask
-    from hybridrec.serve.models import load_model
+    from hybridrec.serve.answers.answering import answer
+    from hybridrec.serve.answers.asking import Ask
+    from hybridrec.serve.versions.models import load_model
 
     loaded = load_model(folder)
     data = hr.load(folder).data

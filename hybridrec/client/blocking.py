@@ -14,8 +14,8 @@ from hybridrec.client.errors import ClientError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hybridrec.serve import schema
-    from hybridrec.serve.asking import Id
+    from hybridrec.serve.answers.asking import Id
+    from hybridrec.serve.wire import schema
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -14,7 +14,7 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from hybridrec.client.errors import AwayError, BusyError, ClientError, error_of
-from hybridrec.serve.schema import (
+from hybridrec.serve.wire.schema import (
     ErrorResponse,
     EventsResponse,
     ForgottenResponse,
@@ -27,7 +27,7 @@ from hybridrec.serve.schema import (
 )
 
 if TYPE_CHECKING:
-    from hybridrec.serve.asking import Id
+    from hybridrec.serve.answers.asking import Id
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -10,20 +10,20 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from hybridrec import __version__
-from hybridrec.serve.callers import needed
-from hybridrec.serve.errors import RefusalError, of_status
+from hybridrec.serve.access.callers import needed
+from hybridrec.serve.access.security import Guard
 from hybridrec.serve.opening import open_service
 from hybridrec.serve.routes import events, health, page, recommend, users
 from hybridrec.serve.routes import models as versions
-from hybridrec.serve.security import Guard
 from hybridrec.serve.visits import VISIT
+from hybridrec.serve.wire.errors import RefusalError, of_status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hybridrec.serve.config import ServeConfig
-    from hybridrec.serve.models import Models
-    from hybridrec.serve.store import Store
+    from hybridrec.serve.store.contract import Store
+    from hybridrec.serve.versions.models import Models
 
 _MOST_MISTAKES = 3
 

@@ -15,7 +15,7 @@ from hybridrec import storage
 from hybridrec.checks import InputError, StorageError
 from hybridrec.persistence import with_histories
 from hybridrec.ragged import Ragged
-from hybridrec.serve.store import StoredEvent
+from hybridrec.serve.store.contract import StoredEvent
 from hybridrec.state import read_state, write_state
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hybridrec.data.dataset import Dataset
-    from hybridrec.serve.store import Store
+    from hybridrec.serve.store.contract import Store
 
     Arrays = dict[str, NDArray[Any]]
 

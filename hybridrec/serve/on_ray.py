@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from hybridrec.checks import InputError, require_extra, whole_number
 from hybridrec.serve.app import create_app
 from hybridrec.serve.config import ServeConfig
-from hybridrec.serve.logs import set_up_logs
 from hybridrec.serve.opening import store_of
+from hybridrec.serve.watch.logs import set_up_logs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

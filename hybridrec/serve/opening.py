@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from hybridrec.checks import InputError
 from hybridrec.serve.histories import import_histories
-from hybridrec.serve.metrics import Metrics
-from hybridrec.serve.models import Models
 from hybridrec.serve.service import Service
-from hybridrec.serve.stores import open_store
-from hybridrec.serve.tracing import set_up_tracing
+from hybridrec.serve.store.by_url import open_store
+from hybridrec.serve.versions.models import Models
+from hybridrec.serve.watch.metrics import Metrics
+from hybridrec.serve.watch.tracing import set_up_tracing
 
 if TYPE_CHECKING:
     from hybridrec.serve.config import ServeConfig
-    from hybridrec.serve.store import Store
+    from hybridrec.serve.store.contract import Store
 
 STORE = "service.sqlite"
 

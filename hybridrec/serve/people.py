@@ -8,26 +8,26 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hybridrec.checks import HybridrecError, StorageError, UnknownIdError
-from hybridrec.serve import schema
-from hybridrec.serve.batching import QueueFull
-from hybridrec.serve.errors import MissingError
+from hybridrec.serve.answers.batching import QueueFull
+from hybridrec.serve.answers.lanes import Lane
 from hybridrec.serve.histories import forget_saved, import_histories
-from hybridrec.serve.lanes import Lane
 from hybridrec.serve.remembering import Sample
-from hybridrec.serve.store import StoreError
-from hybridrec.serve.translating import Person, event_of, person_of, stored_events
+from hybridrec.serve.store.contract import StoreError
+from hybridrec.serve.wire import schema
+from hybridrec.serve.wire.errors import MissingError
+from hybridrec.serve.wire.translating import Person, event_of, person_of, stored_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hybridrec.serve.asking import Id
-    from hybridrec.serve.batching import Batcher
+    from hybridrec.serve.answers.asking import Id
+    from hybridrec.serve.answers.batching import Batcher
     from hybridrec.serve.config import ServeConfig
-    from hybridrec.serve.loaded import Loaded
-    from hybridrec.serve.metrics import Metrics
-    from hybridrec.serve.models import Models
-    from hybridrec.serve.store import Forgotten, Store
+    from hybridrec.serve.store.contract import Forgotten, Store
+    from hybridrec.serve.versions.loaded import Loaded
+    from hybridrec.serve.versions.models import Models
     from hybridrec.serve.visits import Visit
+    from hybridrec.serve.watch.metrics import Metrics
 
 _log = logging.getLogger("hybridrec.serve")
 

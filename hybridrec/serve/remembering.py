@@ -12,9 +12,9 @@ from hybridrec.checks import HybridrecError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hybridrec.serve.asking import Id
-    from hybridrec.serve.lanes import Lane
-    from hybridrec.serve.store import Store
+    from hybridrec.serve.answers.asking import Id
+    from hybridrec.serve.answers.lanes import Lane
+    from hybridrec.serve.store.contract import Store
 
 _LEAST_SHARE = 0.001
 

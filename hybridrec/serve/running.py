@@ -16,9 +16,9 @@ from hybridrec import storage
 from hybridrec.checks import HybridrecError, InputError
 from hybridrec.serve.app import create_app
 from hybridrec.serve.config import ServeConfig
-from hybridrec.serve.logs import UVICORN, set_up_logs
-from hybridrec.serve.metrics_folder import metrics_folder
 from hybridrec.serve.opening import check_start, store_of
+from hybridrec.serve.watch.logs import UVICORN, set_up_logs
+from hybridrec.serve.watch.metrics_folder import metrics_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

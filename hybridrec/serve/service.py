@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hybridrec.deadline import Deadline
-from hybridrec.serve import schema
-from hybridrec.serve.answering import answer
-from hybridrec.serve.batching import Batcher
-from hybridrec.serve.callers import Doorkeeper
-from hybridrec.serve.catalogue import Catalogue
-from hybridrec.serve.errors import NothingBeforeError
-from hybridrec.serve.lanes import Lane
-from hybridrec.serve.observing import Observer
+from hybridrec.serve.access.callers import Doorkeeper
+from hybridrec.serve.answers.answering import answer
+from hybridrec.serve.answers.batching import Batcher
+from hybridrec.serve.answers.lanes import Lane
 from hybridrec.serve.people import People
-from hybridrec.serve.translating import (
+from hybridrec.serve.versions.catalogue import Catalogue
+from hybridrec.serve.watch.observing import Observer
+from hybridrec.serve.wire import schema
+from hybridrec.serve.wire.errors import NothingBeforeError
+from hybridrec.serve.wire.translating import (
     Person,
     rank_ask,
     recommend_ask,
@@ -29,14 +29,14 @@ from hybridrec.serve.translating import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hybridrec.serve.asking import Ask
+    from hybridrec.serve.answers.asking import Ask
     from hybridrec.serve.config import ServeConfig
-    from hybridrec.serve.loaded import Loaded
-    from hybridrec.serve.metrics import Metrics
-    from hybridrec.serve.models import Models
-    from hybridrec.serve.store import Store
-    from hybridrec.serve.tracing import Tracing
+    from hybridrec.serve.store.contract import Store
+    from hybridrec.serve.versions.loaded import Loaded
+    from hybridrec.serve.versions.models import Models
     from hybridrec.serve.visits import Visit
+    from hybridrec.serve.watch.metrics import Metrics
+    from hybridrec.serve.watch.tracing import Tracing
 
 
 class Service:
@@ -104,7 +104,7 @@ class Service:
         """The best items for a user or a history.
 
         Raises:
-            HybridrecError: what :func:`hybridrec.serve.errors.refusal_of` tells of.
+            HybridrecError: what :func:`hybridrec.serve.wire.errors.refusal_of` tells of.
         """
 
         def ask(person: Person) -> Ask:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hybridrec.serve.callers import NOBODY, Caller
+from hybridrec.serve.access.callers import NOBODY, Caller
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hybridrec.serve.asking import Answer
+    from hybridrec.serve.answers.asking import Answer
 
 VISIT = "hybridrec.visit"
 """Where in the ASGI scope the :class:`Visit` is."""

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.testclient import TestClient
 
+from hybridrec.serve.access.keys import create_key
 from hybridrec.serve.app import create_app
 from hybridrec.serve.config import ServeConfig
-from hybridrec.serve.keys import create_key
-from hybridrec.serve.stores import open_store
+from hybridrec.serve.store.by_url import open_store
 
 LOCAL = "http://localhost"
 

@@ -37,7 +37,7 @@ def own_folder(model_folder, tmp_path):
 @pytest.fixture(scope="session")
 def loaded(model_folder):
     """The model as the service holds it; not to be changed."""
-    from hybridrec.serve.models import load_model
+    from hybridrec.serve.versions.models import load_model
 
     return load_model(model_folder)
 

@@ -2,8 +2,8 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from hybridrec.serve.drift import DriftConfig
-from hybridrec.serve.metrics import STAGES, Metrics
+from hybridrec.serve.watch.drift import DriftConfig
+from hybridrec.serve.watch.metrics import STAGES, Metrics
 
 
 def samples(body):

@@ -7,8 +7,8 @@ import sys
 import threading
 from datetime import UTC, datetime, timedelta
 
-from hybridrec.serve.store import StoredEvent
-from hybridrec.serve.stores import open_store
+from hybridrec.serve.store.by_url import open_store
+from hybridrec.serve.store.contract import StoredEvent
 
 
 def batch(number):

@@ -12,9 +12,9 @@ from hybridrec.deadline import Deadline, Pace
 from hybridrec.fuse.baselines import OrderBefore
 from hybridrec.pipeline import BEFORE
 from hybridrec.rerank import reading
-from hybridrec.serve.answering import answer
-from hybridrec.serve.asking import Answer, Ask
-from hybridrec.serve.models import load_model
+from hybridrec.serve.answers.answering import answer
+from hybridrec.serve.answers.asking import Answer, Ask
+from hybridrec.serve.versions.models import load_model
 
 ITEMS = [f"i{number}" for number in range(30)]
 

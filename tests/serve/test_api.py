@@ -9,9 +9,9 @@ import httpx2
 import pytest
 from api_helper import asking, error, listening, settings
 
-from hybridrec.serve.schema import RecommendResponse, UserResponse
-from hybridrec.serve.schema_types import MOST_EVENTS
 from hybridrec.serve.service import Service
+from hybridrec.serve.wire.schema import RecommendResponse, UserResponse
+from hybridrec.serve.wire.schema_types import MOST_EVENTS
 
 
 @pytest.fixture(scope="module")
@@ -489,7 +489,7 @@ def test_a_real_port_serves_many_at_once(model_folder, tmp_path):
 def test_logs_hold_no_user_and_no_item(model_folder, tmp_path, caplog):
     import logging
 
-    from hybridrec.serve.logs import JsonLines, user_mark
+    from hybridrec.serve.watch.logs import JsonLines, user_mark
 
     caplog.set_level(logging.INFO, logger="hybridrec")
     caplog.handler.setFormatter(JsonLines())

@@ -9,14 +9,14 @@ import pytest
 
 import hybridrec.serve
 from hybridrec.checks import InputError, UnknownIdError
-from hybridrec.serve.callers import ANYBODY, Caller, needed
+from hybridrec.serve.access.callers import ANYBODY, Caller, needed
+from hybridrec.serve.access.hosts import Hosts
+from hybridrec.serve.access.rates import Rates
 from hybridrec.serve.config import ServeConfig
-from hybridrec.serve.errors import RefusalError, refusal_of
-from hybridrec.serve.hosts import Hosts
 from hybridrec.serve.people import _named
-from hybridrec.serve.rates import Rates
-from hybridrec.serve.schema import ErrorResponse, Event
-from hybridrec.serve.store import ConflictError, StoreError
+from hybridrec.serve.store.contract import ConflictError, StoreError
+from hybridrec.serve.wire.errors import RefusalError, refusal_of
+from hybridrec.serve.wire.schema import ErrorResponse, Event
 
 
 @pytest.mark.parametrize(

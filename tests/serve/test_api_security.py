@@ -7,10 +7,10 @@ import pytest
 from api_helper import LOCAL, asking, error, keyed, listening, settings
 from starlette.testclient import TestClient
 
-import hybridrec.serve.security as security
+import hybridrec.serve.access.security as security
 from hybridrec.checks import InputError
+from hybridrec.serve.access.callers import needed
 from hybridrec.serve.app import create_app
-from hybridrec.serve.callers import needed
 
 ASKED = {"history": ["i1", "i2"], "k": 2}
 
@@ -189,7 +189,7 @@ def test_every_route_is_closed_or_meant_to_be_open(with_keys):
 
 
 def test_a_revoked_key_opens_nothing(model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("hybridrec.serve.callers.FRESH", 0.0)
+    monkeypatch.setattr("hybridrec.serve.access.callers.FRESH", 0.0)
     with keyed(settings(model_folder, tmp_path)) as (_, having, store):
         assert having("recommend").post("/v1/recommend", json=ASKED).status_code == 200
         keys = store.keys()
@@ -200,10 +200,10 @@ def test_a_revoked_key_opens_nothing(model_folder, tmp_path, monkeypatch):
 
 
 def test_a_key_that_is_made_later_closes_the_open_door(model_folder, tmp_path, monkeypatch):
-    from hybridrec.serve.keys import create_key
-    from hybridrec.serve.stores import open_store
+    from hybridrec.serve.access.keys import create_key
+    from hybridrec.serve.store.by_url import open_store
 
-    monkeypatch.setattr("hybridrec.serve.callers.FRESH", 0.0)
+    monkeypatch.setattr("hybridrec.serve.access.callers.FRESH", 0.0)
     config = settings(model_folder, tmp_path)
     store = open_store(config.store)
     with asking(config, store=store) as client:

@@ -12,10 +12,10 @@ import pytest
 
 import hybridrec as hr
 from hybridrec.deadline import Deadline
-from hybridrec.serve.answering import answer
-from hybridrec.serve.asking import Answer, Ask
-from hybridrec.serve.batching import Batcher, ClosedError, QueueFull
-from hybridrec.serve.store import ForgottenError
+from hybridrec.serve.answers.answering import answer
+from hybridrec.serve.answers.asking import Answer, Ask
+from hybridrec.serve.answers.batching import Batcher, ClosedError, QueueFull
+from hybridrec.serve.store.contract import ForgottenError
 
 ASK = Ask(history=("i1", "i2"))
 

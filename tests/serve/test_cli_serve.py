@@ -20,7 +20,7 @@ import pytest
 from hybridrec import storage
 from hybridrec.cli import main
 from hybridrec.client import Client, NotAllowedError
-from hybridrec.serve.stores import open_store
+from hybridrec.serve.store.by_url import open_store
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from hybridrec.client import (
     RefusedError,
     calls,
 )
-from hybridrec.serve.keys import create_key
-from hybridrec.serve.stores import open_store
+from hybridrec.serve.access.keys import create_key
+from hybridrec.serve.store.by_url import open_store
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from hybridrec.serve.collecting import keep_what_is_there
+from hybridrec.serve.versions.collecting import keep_what_is_there
 
 
 class Ring:
@@ -44,8 +44,8 @@ def test_loading_a_model_does_it(own_folder, tmp_path):
     from contextlib import closing
 
     from hybridrec.serve.config import ServeConfig
-    from hybridrec.serve.models import Models
-    from hybridrec.serve.stores import open_store
+    from hybridrec.serve.store.by_url import open_store
+    from hybridrec.serve.versions.models import Models
 
     config = ServeConfig(model=own_folder, watch_seconds=0)
     with closing(open_store(tmp_path / "store.sqlite")) as store:

@@ -41,8 +41,8 @@ from metrics_helper import busy_metrics, samples
 from hybridrec.cli_serve import add_serve_parsers
 from hybridrec.serve.app import create_app
 from hybridrec.serve.config import ServeConfig
-from hybridrec.serve.metrics import REASONS, STAGES
 from hybridrec.serve.running import DRAIN_SECONDS
+from hybridrec.serve.watch.metrics import REASONS, STAGES
 
 YAML = sorted([*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.yml")])
 APP = "app.kubernetes.io/name"

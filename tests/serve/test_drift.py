@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridrec import InputError
-from hybridrec.serve.drift import (
+from hybridrec.serve.watch.drift import (
     TOP,
     Drift,
     DriftConfig,

@@ -5,9 +5,9 @@ import pytest
 
 import hybridrec as hr
 from hybridrec.deadline import Deadline
-from hybridrec.serve.answering import answer
-from hybridrec.serve.asking import Ask
-from hybridrec.serve.models import load_model
+from hybridrec.serve.answers.answering import answer
+from hybridrec.serve.answers.asking import Ask
+from hybridrec.serve.versions.models import load_model
 
 HISTORY = ("i1", "i2", "i9", "i2", "i14")
 

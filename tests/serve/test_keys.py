@@ -9,9 +9,9 @@ from contextlib import closing
 import pytest
 
 from hybridrec.checks import InputError, InputTypeError
-from hybridrec.serve import keys
-from hybridrec.serve.keys import authenticate, create_key
-from hybridrec.serve.stores import open_store
+from hybridrec.serve.access import keys
+from hybridrec.serve.access.keys import authenticate, create_key
+from hybridrec.serve.store.by_url import open_store
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 import hybridrec as hr
 from hybridrec import storage
-from hybridrec.serve.models import load_model
+from hybridrec.serve.versions.models import load_model
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from hybridrec import InputError
-from hybridrec.serve.logs import (
+from hybridrec.serve.watch.logs import (
     UVICORN,
     JsonLines,
     TextLines,

@@ -13,12 +13,12 @@ import pytest
 
 import hybridrec as hr
 from hybridrec import storage
-from hybridrec.serve.answering import answer
-from hybridrec.serve.asking import Answer, Ask
-from hybridrec.serve.batching import Batcher
+from hybridrec.serve.answers.answering import answer
+from hybridrec.serve.answers.asking import Answer, Ask
+from hybridrec.serve.answers.batching import Batcher
 from hybridrec.serve.config import ServeConfig
-from hybridrec.serve.models import CheckError, Models, NoModelError, load_model
-from hybridrec.serve.store import StoreError
+from hybridrec.serve.store.contract import StoreError
+from hybridrec.serve.versions.models import CheckError, Models, NoModelError, load_model
 
 ASK = Ask(history=("i1", "i2"))
 

@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 from hybridrec.checks import InputError
+from hybridrec.serve.access.keys import create_key
 from hybridrec.serve.config import ServeConfig
-from hybridrec.serve.keys import create_key
 from hybridrec.serve.on_ray import application, deployment
-from hybridrec.serve.stores import open_store
+from hybridrec.serve.store.by_url import open_store
 
 pytestmark = [
     pytest.mark.service,

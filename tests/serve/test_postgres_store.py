@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 import pytest
 
 from hybridrec.checks import InputError
-from hybridrec.serve.store import Appended, StoredEvent, StoreError
-from hybridrec.serve.stores import open_store
+from hybridrec.serve.store.by_url import open_store
+from hybridrec.serve.store.contract import Appended, StoredEvent, StoreError
 
 pytestmark = pytest.mark.service
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)

@@ -16,7 +16,7 @@ import yaml
 from deploy_helper import DEPLOY, adapter_query, alert_rules, dashboard_queries, document
 from metrics_helper import busy_metrics, tell
 
-from hybridrec.serve.drift import DriftConfig
+from hybridrec.serve.watch.drift import DriftConfig
 
 PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
 RULES = DEPLOY / "prometheus"
@@ -175,7 +175,7 @@ def _wait_for_rules(ask):
 
 
 def test_figures_that_are_not_there_yet_alarm_nobody(ask, target):
-    from hybridrec.serve.metrics import Metrics
+    from hybridrec.serve.watch.metrics import Metrics
 
     fresh = Metrics(DriftConfig())
     fresh.set_model("v1")

@@ -12,8 +12,8 @@ import hybridrec as hr
 from hybridrec import storage
 from hybridrec.checks import StorageError
 from hybridrec.serve.histories import forget_saved, import_histories, saved_events
-from hybridrec.serve.store import History, StoredEvent
-from hybridrec.serve.stores import open_store
+from hybridrec.serve.store.by_url import open_store
+from hybridrec.serve.store.contract import History, StoredEvent
 
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
 

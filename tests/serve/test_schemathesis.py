@@ -7,10 +7,10 @@ import pytest
 import schemathesis
 from api_helper import listening, settings
 
+from hybridrec.serve.access.keys import create_key
 from hybridrec.serve.app import create_app
 from hybridrec.serve.config import ServeConfig
-from hybridrec.serve.keys import create_key
-from hybridrec.serve.stores import open_store
+from hybridrec.serve.store.by_url import open_store
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,10 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from hybridrec import InputError
-from hybridrec.serve.drift import DriftConfig
-from hybridrec.serve.metrics import SCORES, SECONDS, Metrics
-from hybridrec.serve.metrics_folder import VARIABLE, metrics_folder
-from hybridrec.serve.metrics_protocol import Meter
+from hybridrec.serve.watch.drift import DriftConfig
+from hybridrec.serve.watch.metrics import SCORES, SECONDS, Metrics
+from hybridrec.serve.watch.metrics_folder import VARIABLE, metrics_folder
+from hybridrec.serve.watch.metrics_protocol import Meter
 
 SMALL = DriftConfig(reference=2, window=4, step=2, bins=2)
 
@@ -176,8 +176,8 @@ def test_threads_lose_nothing():
 WORKER = textwrap.dedent(
     """
     import sys
-    from hybridrec.serve.drift import DriftConfig
-    from hybridrec.serve.metrics import Metrics
+    from hybridrec.serve.watch.drift import DriftConfig
+    from hybridrec.serve.watch.metrics import Metrics
 
     metrics = Metrics(DriftConfig(reference=1, window=1, step=1))
     metrics.set_model(sys.argv[1], items=10)

@@ -8,8 +8,8 @@ from api_helper import listening, settings
 from page_helper import ARGUMENTS, HARM, Tab, harmful_model, ids
 from playwright.sync_api import expect, sync_playwright
 
-from hybridrec.serve.keys import create_key
-from hybridrec.serve.stores import open_store
+from hybridrec.serve.access.keys import create_key
+from hybridrec.serve.store.by_url import open_store
 
 pytestmark = pytest.mark.service
 

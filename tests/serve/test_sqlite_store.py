@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 import pytest
 
 from hybridrec.checks import InputError
-from hybridrec.serve.keys import authenticate, create_key
-from hybridrec.serve.sqlite_store import SQLiteStore
-from hybridrec.serve.store import Appended, ConflictError, StoredEvent, StoreError
-from hybridrec.serve.stores import open_store
+from hybridrec.serve.access.keys import authenticate, create_key
+from hybridrec.serve.store.by_url import open_store
+from hybridrec.serve.store.contract import Appended, ConflictError, StoredEvent, StoreError
+from hybridrec.serve.store.sqlite_store import SQLiteStore
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -58,7 +58,9 @@ def found(folder, *texts):
 
 
 def test_another_process_is_told_to_use_postgres(store, path):
-    code = "import sys; from hybridrec.serve.stores import open_store; open_store(sys.argv[1])"
+    code = (
+        "import sys; from hybridrec.serve.store.by_url import open_store; open_store(sys.argv[1])"
+    )
     for way in (path, path.with_name("link.sqlite")):
         if way != path:
             way.symlink_to(path)
@@ -77,8 +79,8 @@ def test_another_process_is_told_to_use_postgres(store, path):
 def test_keys_are_seen_to_while_a_service_has_the_store(store, path):
     """``hybridrec keys``, in a process of its own, beside a service that goes on writing."""
     code = (
-        "import sys; from hybridrec.serve.stores import open_store\n"
-        "from hybridrec.serve.keys import create_key\n"
+        "import sys; from hybridrec.serve.store.by_url import open_store\n"
+        "from hybridrec.serve.access.keys import create_key\n"
         "store = open_store(sys.argv[1], beside=True)\n"
         "print(create_key(store, 'shop', ['events']))\n"
         "print(store.revoke_key(sys.argv[2])); store.close()"
@@ -120,7 +122,7 @@ def test_beside_nobody_is_alone(path):
 
 def test_the_lock_goes_with_its_process(path):
     code = (
-        "import sys, os, time; from hybridrec.serve.stores import open_store\n"
+        "import sys, os, time; from hybridrec.serve.store.by_url import open_store\n"
         "store = open_store(sys.argv[1]); print('open', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
@@ -367,7 +369,7 @@ def test_forgetting_waits_for_who_reads_the_log(store, path, folder):
 
 
 def test_forgetting_says_when_somebody_reads_on_and_ends_later(path, folder, monkeypatch):
-    monkeypatch.setattr("hybridrec.serve.sqlite_file._WAIT", 0.05)
+    monkeypatch.setattr("hybridrec.serve.store.sqlite_file._WAIT", 0.05)
     with closing(SQLiteStore(path, patience=0.1)) as store:
         store.append([event("e1", user=LONG), event("e2")], key="k")
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:

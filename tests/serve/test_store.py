@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hybridrec.checks import InputError, InputTypeError
-from hybridrec.serve.store import (
+from hybridrec.serve.store.by_url import open_store
+from hybridrec.serve.store.contract import (
     Appended,
     ConflictError,
     Forgotten,
@@ -27,7 +28,6 @@ from hybridrec.serve.store import (
     StoredEvent,
     StoreError,
 )
-from hybridrec.serve.stores import open_store
 
 HELPER = Path(__file__).parent / "store_helper.py"
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -238,7 +238,7 @@ def test_a_later_import_brings_what_is_new_alone(store):
 
 
 def test_an_import_that_was_interrupted_goes_on(store, monkeypatch):
-    monkeypatch.setattr("hybridrec.serve.events.chunks.__defaults__", (5,))
+    monkeypatch.setattr("hybridrec.serve.store.rules.chunks.__defaults__", (5,))
     events = [saved(f"u{user}", item) for user in range(8) for item in ("a", "b", "a")]
 
     def breaking():

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from hybridrec import InputError
-from hybridrec.serve.tracing import Tracing, set_up_tracing
+from hybridrec.serve.watch.tracing import Tracing, set_up_tracing
 
 STAGES = {"queue": 0.01, "recall": 0.02, "rerank": 0.3}
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -117,7 +117,7 @@ def test_it_is_off_unless_configured(monkeypatch, name):
 
 def test_off_it_loads_nothing():
     code = (
-        "import sys\nfrom hybridrec.serve.tracing import set_up_tracing\n"
+        "import sys\nfrom hybridrec.serve.watch.tracing import set_up_tracing\n"
         "assert set_up_tracing() is None\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )

@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from test_cli_serve import served
 
 from hybridrec.serve import opening
-from hybridrec.serve.logs import JsonLines, user_mark
-from hybridrec.serve.tracing import Tracing
+from hybridrec.serve.watch.logs import JsonLines, user_mark
+from hybridrec.serve.watch.tracing import Tracing
 
 ASKED = {"user": "u1", "k": 3}
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
-from hybridrec.serve.errors import GONE, RefusalError
-from hybridrec.serve.schema import ErrorResponse
 from hybridrec.serve.service import Service
 from hybridrec.serve.visits import VISIT, Visit
+from hybridrec.serve.wire.errors import GONE, RefusalError
+from hybridrec.serve.wire.schema import ErrorResponse
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

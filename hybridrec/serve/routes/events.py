@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from hybridrec.serve.routes.common import TheService, TheVisit, errors
-from hybridrec.serve.schema import Events, EventsResponse
+from hybridrec.serve.wire.schema import Events, EventsResponse
 
 router = APIRouter(prefix="/v1", tags=["events"])
 

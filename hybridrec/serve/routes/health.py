@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from hybridrec.serve.routes.common import TheService, errors
-from hybridrec.serve.schema import ErrorResponse, HealthResponse, ReadyResponse
+from hybridrec.serve.wire.schema import ErrorResponse, HealthResponse, ReadyResponse
 
 router = APIRouter(tags=["operating"])
 

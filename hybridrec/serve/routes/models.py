@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from hybridrec.serve.routes.common import TheService, errors
-from hybridrec.serve.schema import LoadRequest, ModelsResponse
+from hybridrec.serve.wire.schema import LoadRequest, ModelsResponse
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

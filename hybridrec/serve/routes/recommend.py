@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from hybridrec.serve.routes.common import TheService, TheVisit, errors, unless_gone
-from hybridrec.serve.schema import (
+from hybridrec.serve.wire.schema import (
     ItemsQuery,
     ItemsResponse,
     RankRequest,

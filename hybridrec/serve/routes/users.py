@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from hybridrec.serve.routes.common import TheService, TheVisit, errors
-from hybridrec.serve.schema import ForgottenResponse, UserResponse, UsersQuery, UsersResponse
-from hybridrec.serve.schema_types import MOST_TEXT, NO_NUL
+from hybridrec.serve.wire.schema import ForgottenResponse, UserResponse, UsersQuery, UsersResponse
+from hybridrec.serve.wire.schema_types import MOST_TEXT, NO_NUL
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
 

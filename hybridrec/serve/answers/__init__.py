@@ -1,0 +1,1 @@
+"""Asks to answers: the queue, the batches, the reasons."""

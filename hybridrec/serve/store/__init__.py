@@ -1,0 +1,1 @@
+"""Where events and keys are kept: one contract, SQLite and PostgreSQL."""
