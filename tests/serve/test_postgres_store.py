@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 import pytest
 
 from hybridrec.checks import InputError
+from hybridrec.serve.store import postgres_tables
 from hybridrec.serve.store.by_url import open_store
-from hybridrec.serve.store.contract import Appended, StoredEvent, StoreError
+from hybridrec.serve.store.contract import Appended, ForgottenError, StoredEvent, StoreError
 
 pytestmark = pytest.mark.service
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -171,6 +172,18 @@ def test_tables_of_a_newer_make_say_upgrade(postgres_server, url):
     postgres_server.run(url.rpartition("/")[2], "UPDATE hybridrec.schema_version SET version = 99")
     with pytest.raises(StoreError, match="version 99, made by a newer hybridrec"):
         open_store(url)
+
+
+def test_tables_of_the_first_make_are_upgraded(url, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(postgres_tables, "MIGRATIONS", postgres_tables.MIGRATIONS[:1])
+        open_store(url).close()
+    untimed = StoredEvent("e1", "ann", "i1", None)
+    with closing(open_store(url)) as store:
+        assert store.append([untimed], key="k") == Appended(1, 0)
+        store.forget("ann")
+        with pytest.raises(ForgottenError):
+            store.append([untimed], key="k")
 
 
 def test_a_role_that_may_make_no_tables_uses_those_that_are_there(postgres_server, url):

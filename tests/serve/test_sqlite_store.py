@@ -20,8 +20,15 @@ import pytest
 
 from hybridrec.checks import InputError
 from hybridrec.serve.access.keys import authenticate, create_key
+from hybridrec.serve.store import sqlite_rows
 from hybridrec.serve.store.by_url import open_store
-from hybridrec.serve.store.contract import Appended, ConflictError, StoredEvent, StoreError
+from hybridrec.serve.store.contract import (
+    Appended,
+    ConflictError,
+    ForgottenError,
+    StoredEvent,
+    StoreError,
+)
 from hybridrec.serve.store.sqlite_store import SQLiteStore
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -232,6 +239,18 @@ def test_a_store_of_a_newer_make_says_upgrade(path):
         SQLiteStore(path)
 
 
+def test_a_store_of_the_first_make_is_upgraded(path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(sqlite_rows, "MIGRATIONS", sqlite_rows.MIGRATIONS[:1])
+        SQLiteStore(path).close()
+    untimed = StoredEvent("e1", "ann", "i1", None)
+    with closing(SQLiteStore(path)) as store:
+        assert store.append([untimed], key="k") == Appended(1, 0)
+        store.forget("ann")
+        with pytest.raises(ForgottenError):
+            store.append([untimed], key="k")
+
+
 def test_a_wrong_url_is_refused_without_its_password(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="begins with 'mysql://'; wanted postgresql://") as caught:
@@ -331,6 +350,15 @@ def test_no_file_holds_a_forgotten_user(store, folder):
     assert sum(len(store.events(f"u{n}")) for n in range(20)) == len(others)
     assert store.queries() == [("i1",)]
     assert (folder / "service.sqlite-wal").stat().st_size < 20_000
+
+
+def test_no_file_holds_the_ids_of_events_without_a_time(store, folder):
+    ids = [f"{n}-event-without-a-time-of-{LONG}" for n in range(50)]
+    store.append([StoredEvent(name, LONG, "i1", None) for name in ids], key="a-key-of-its-own")
+    store.forget(LONG)
+    assert found(folder, LONG, "a-key-of-its-own", *ids) == set()
+    with pytest.raises(ForgottenError):
+        store.append([StoredEvent(ids[7], LONG, "i1", None)], key="a-key-of-its-own")
 
 
 def test_copies_that_moving_rows_left_behind_go_too(store, path, folder):

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hybridrec.checks import InputError, InputTypeError
+from hybridrec.serve.store import rules
 from hybridrec.serve.store.by_url import open_store
 from hybridrec.serve.store.contract import (
     Appended,
@@ -295,6 +296,42 @@ def test_what_was_before_the_forgetting_is_not_taken_again(place):
         assert store.append([later, event("e4", time=None)], key="k") == Appended(2, 0)
         assert len(store.events("ann")) == 3
         assert store.forget("ann").events == 3
+
+
+def test_what_was_sent_without_a_time_is_not_taken_again(place):
+    first = [event("e1", time=None), event("e2", time=None)]
+    with closing(open_store(place)) as store:
+        store.append(first, key="k")
+        store.append([event("e3", time=None, user="bob")], key="k")
+        store.forget("ann")
+        store.forget("ann")
+    with closing(open_store(place)) as store:
+        for sent in first:
+            with pytest.raises(ForgottenError, match=f"{sent.id!r}.*forgotten") as caught:
+                store.append([event("e9", user="bob"), sent], key="k")
+            assert "ann" not in str(caught.value)
+        # Other events of hers, the key of somebody else, and somebody else under her ids are new.
+        assert store.append([event("e3", item="i3", time=None)], key="other").accepted
+        assert store.append([event("e4", time=None)], key="k") == Appended(1, 0)
+        assert store.append([event("e4", time=None)], key="k") == Appended(0, 1)
+        assert store.append([first[0]], key="other") == Appended(1, 0)
+        assert store.append([event("e1", user="bob", time=None)], key="k") == Appended(1, 0)
+        assert store.append([event("e3", time=None, user="bob")], key="k") == Appended(0, 1)
+        # What came since goes the same way.
+        store.forget("ann")
+        for sent, key in ((first[0], "k"), (first[0], "other"), (event("e4", time=None), "k")):
+            with pytest.raises(ForgottenError):
+                store.append([sent], key=key)
+        assert [each.id for each in store.events("bob")] == ["e3", "e1"]
+
+
+def test_a_replay_is_told_by_a_hash_that_reveals_nothing():
+    tag = rules.event_tag(b"s" * 32, "key", "event", "ann")
+    assert len(tag) == 32
+    others = [(b"t" * 32, "key", "event", "ann"), (b"s" * 32, "keyevent", "", "ann")]
+    others += [(b"s" * 32, "ke", "yevent", "ann"), (b"s" * 32, "key", "event", "bob")]
+    assert len({tag, *(rules.event_tag(*other) for other in others)}) == 5
+    assert tag not in {rules.user_tag(b"s" * 32, name) for name in ("ann", "event", "key")}
 
 
 def test_an_event_of_the_very_moment_is_refused(store, monkeypatch):

@@ -24,7 +24,7 @@ class ConflictError(HybridrecError):
 
 
 class ForgottenError(HybridrecError):
-    """An event older than the moment at which its user was forgotten."""
+    """An event from before the moment at which its user was forgotten."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class Store(Protocol):
 
         Raises:
             ConflictError: an id of ``key`` was used before with another content; or twice in here.
-            ForgottenError: an event is no newer than the forgetting of its user.
+            ForgottenError: an event is no newer than the forgetting of its user, or was stored
+                before it without a time.
             InputError: an id that is no text of 1 to 256 characters, a NUL in one, a time without
                 an offset.
             StoreError: it could not be written. Where the connection was lost at the end, it may
@@ -126,8 +127,9 @@ class Store(Protocol):
         """Remove all that is stored of ``user``, so that no file of the store holds it any more.
 
         PostgreSQL removes the rows; their bytes go when it vacuums its tables. A keyed hash of the
-        id stays with the moment, to refuse a replay of what was before. The moment is now, or the
-        time of the newest event where a clock ahead of this one gave it.
+        id stays with the moment, to refuse a replay of what was before, and one of each event that
+        came without a time. The moment is now, or the time of the newest event where a clock ahead
+        of this one gave it.
 
         Raises:
             StoreError: it could not be done, or not to the end; ask again.

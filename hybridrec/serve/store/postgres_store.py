@@ -153,10 +153,13 @@ class PostgresStore:
         fresh = rules.once_each(rules.checked(events))
         if not fresh:
             return Appended(0, 0)
-        tags = self._tags({event.user for event in fresh.values()})
+        secret, tags = self.secret(), self._tags({event.user for event in fresh.values()})
 
         def work(connection: Connection) -> int:
-            rules.refuse_forgotten(fresh.values(), table.moments(connection, tags))
+            moments = table.moments(connection, tags)
+            rules.refuse_forgotten(fresh.values(), moments)
+            suspects = rules.maybe_replayed(fresh.values(), moments, key, secret)
+            rules.refuse_replayed(table.replayed(connection, suspects))
             new = table.insert(connection, list(fresh.values()), key)
             others = [event_id for event_id in fresh if event_id not in new]
             for event_id, stored in table.stored(connection, key, others):
@@ -228,9 +231,13 @@ class PostgresStore:
 
     def forget(self, user: str) -> Forgotten:
         """See :class:`~hybridrec.serve.store.contract.Store`."""
-        tag = rules.user_tag(self.secret(), rules.checked_text("user", user))
+        secret = self.secret()
+        tag = rules.user_tag(secret, rules.checked_text("user", user))
 
         def work(connection: Connection) -> Forgotten:
+            names = table.untimed(connection, user)
+            replays = [rules.event_tag(secret, *name, user) for name in names]
+            table.mark_replays(connection, replays)
             newest = table.newest(connection, user)
             now = datetime.now(UTC)
             table.mark_forgotten(connection, tag, now if newest is None else max(now, newest))

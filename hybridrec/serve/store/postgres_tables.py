@@ -68,7 +68,10 @@ _TABLES: tuple[LiteralString, ...] = (
         revoked timestamptz
     )""",
 )
-MIGRATIONS = (_TABLES,)
+_REPLAYS: tuple[LiteralString, ...] = (
+    "CREATE TABLE hybridrec.forgotten_events (tag bytea PRIMARY KEY)",
+)
+MIGRATIONS = (_TABLES, _REPLAYS)
 """The n-th makes version n of the tables from version n - 1."""
 
 HISTORIES: LiteralString = """
@@ -156,6 +159,26 @@ def moments(connection: Connection, tags: dict[bytes, str]) -> dict[str, datetim
     return {tags[bytes(tag)]: moment.replace(tzinfo=UTC) for tag, moment in rows}
 
 
+def replayed(connection: Connection, tags: dict[bytes, StoredEvent]) -> list[StoredEvent]:
+    """Those of ``tags`` that were stored when their users were forgotten."""
+    if not tags:
+        return []
+    rows = connection.execute(
+        "SELECT tag FROM hybridrec.forgotten_events WHERE tag = ANY(%s)", (list(tags),)
+    )
+    return [tags[bytes(tag)] for (tag,) in rows]
+
+
+def untimed(connection: Connection, user: str) -> list[tuple[str, str]]:
+    """(key id, event id) of those events of ``user`` that were sent without a time."""
+    rows = connection.execute(
+        "SELECT key_id, event_id FROM hybridrec.events "
+        "WHERE user_id = %s AND event_id IS NOT NULL AND NOT timed",
+        (user,),
+    )
+    return [(key_id, event_id) for key_id, event_id in rows]
+
+
 def insert(connection: Connection, events: Sequence[StoredEvent], key: str | None) -> set[str]:
     """Store those of ``events`` whose ids ``key`` has not used; the ids of these.
 
@@ -233,6 +256,14 @@ def mark_forgotten(connection: Connection, tag: bytes, moment: datetime) -> None
         "INSERT INTO hybridrec.forgotten AS old VALUES (%s, %s) "
         "ON CONFLICT (tag) DO UPDATE SET moment = greatest(old.moment, excluded.moment)",
         (tag, moment),
+    )
+
+
+def mark_replays(connection: Connection, tags: Sequence[bytes]) -> None:
+    """Remember events that were sent without a time by their tags."""
+    connection.execute(
+        "INSERT INTO hybridrec.forgotten_events SELECT unnest(%s::bytea[]) ON CONFLICT DO NOTHING",
+        (tags,),
     )
 
 

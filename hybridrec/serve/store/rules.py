@@ -125,6 +125,33 @@ def refuse_forgotten(events: Iterable[StoredEvent], moments: Mapping[str, dateti
             )
 
 
+def maybe_replayed(
+    events: Iterable[StoredEvent], moments: Mapping[str, datetime], key: str, secret: bytes
+) -> dict[bytes, StoredEvent]:
+    """Those of ``events`` that may be from before their users were forgotten, by their tags.
+
+    Args:
+        events: that ``key`` sends; the times of those that have one tell of themselves.
+        moments: of the users who were forgotten.
+        key: the id of an API key.
+        secret: the installation's.
+    """
+    return {
+        event_tag(secret, key, str(event.id), event.user): event
+        for event in events
+        if event.time is None and event.user in moments
+    }
+
+
+def refuse_replayed(events: Iterable[StoredEvent]) -> None:
+    """Raise ForgottenError if there is an event, which was stored before its user was forgotten."""
+    for event in events:
+        raise ForgottenError(
+            f"event {event.id!r} was sent before its user was forgotten: what was before is not "
+            "taken again"
+        )
+
+
 def new_to(
     known: set[Seen], events: Sequence[StoredEvent], moment: datetime | None
 ) -> list[StoredEvent]:
@@ -160,6 +187,12 @@ def chunks(events: Iterable[StoredEvent], size: int = CHUNK) -> Iterator[list[li
 def user_tag(secret: bytes, user: str) -> bytes:
     """What stays of a forgotten user: HMAC-SHA256, of no use without the installation's secret."""
     return hmac.new(secret, user.encode(), hashlib.sha256).digest()
+
+
+def event_tag(secret: bytes, key: str, event_id: str, user: str) -> bytes:
+    """What stays of a forgotten user's event without a time, of as little use."""
+    # Of the user as well: for others the id is as good as new. No part of it has a NUL.
+    return user_tag(secret, f"{key}\0{event_id}\0{user}")
 
 
 def history(rows: Iterable[tuple[str, Any]]) -> History:

@@ -29,7 +29,8 @@ TABLES = (
     "CREATE TABLE keys (id TEXT PRIMARY KEY, name TEXT NOT NULL, scopes TEXT NOT NULL, "
     "digest BLOB NOT NULL, created INTEGER NOT NULL, revoked INTEGER)",
 )
-MIGRATIONS = (TABLES,)
+REPLAYS = ("CREATE TABLE forgotten_events (tag BLOB PRIMARY KEY) WITHOUT ROWID",)
+MIGRATIONS = (TABLES, REPLAYS)
 KEYS = "SELECT id, name, scopes, created, revoked, digest FROM keys"
 _1970 = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -42,6 +43,12 @@ def moments(connection: sqlite3.Connection, tags: dict[bytes, str]) -> dict[str,
         if row:
             found[user] = _1970 + timedelta(microseconds=row[0])
     return found
+
+
+def replayed(connection: sqlite3.Connection, tags: dict[bytes, StoredEvent]) -> list[StoredEvent]:
+    """Those of ``tags`` that were stored when their users were forgotten."""
+    find = "SELECT 1 FROM forgotten_events WHERE tag = ?"
+    return [event for tag, event in tags.items() if connection.execute(find, (tag,)).fetchone()]
 
 
 def stored(connection: sqlite3.Connection, key: str, event: StoredEvent) -> Content | None:

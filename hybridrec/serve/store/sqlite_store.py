@@ -70,10 +70,13 @@ class SQLiteStore:
         fresh = rules.once_each(rules.checked(events))
         if not fresh:
             return Appended(0, 0)
-        tags = self._tags({event.user for event in fresh.values()})
+        secret, tags = self.secret(), self._tags({event.user for event in fresh.values()})
 
         def work(connection: sqlite3.Connection) -> int:
-            rules.refuse_forgotten(fresh.values(), table.moments(connection, tags))
+            moments = table.moments(connection, tags)
+            rules.refuse_forgotten(fresh.values(), moments)
+            suspects = rules.maybe_replayed(fresh.values(), moments, key, secret)
+            rules.refuse_replayed(table.replayed(connection, suspects))
             new = []
             for event in fresh.values():
                 stored = table.stored(connection, key, event)
@@ -159,13 +162,21 @@ class SQLiteStore:
 
     def forget(self, user: str) -> Forgotten:
         """See :class:`~hybridrec.serve.store.contract.Store`."""
-        tag = rules.user_tag(self.secret(), rules.checked_text("user", user))
+        secret = self.secret()
+        tag = rules.user_tag(secret, rules.checked_text("user", user))
 
         def work(connection: sqlite3.Connection) -> Forgotten:
             run = connection.execute
             code = run("SELECT code FROM users WHERE name = ?", (user,)).fetchone() or (None,)
             newest = run("SELECT max(moment) FROM events WHERE user = ?", code).fetchone()[0]
             moment = max(table.micros(datetime.now(UTC)), newest or 0)
+            untimed = run(
+                "SELECT key, id FROM events WHERE user = ? AND id IS NOT NULL AND NOT timed", code
+            ).fetchall()
+            connection.executemany(
+                "INSERT OR IGNORE INTO forgotten_events VALUES (?)",
+                [(rules.event_tag(secret, by, name, user),) for by, name in untimed],
+            )
             gone = Forgotten(
                 run("DELETE FROM events WHERE user = ?", code).rowcount,
                 run("DELETE FROM queries WHERE tag = ?", (tag,)).rowcount,
