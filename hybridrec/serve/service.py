@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hybridrec.deadline import Deadline
 from hybridrec.serve.access.callers import Doorkeeper
-from hybridrec.serve.answers.answering import answer
+from hybridrec.serve.answers.answering import answers
 from hybridrec.serve.answers.batching import Batcher
 from hybridrec.serve.answers.lanes import Lane
 from hybridrec.serve.people import People
@@ -67,7 +67,7 @@ class Service:
         self.metrics = metrics
         self.observer = Observer(metrics, store.secret(), tracing)
         self.doorkeeper = Doorkeeper(store, keyless=config.loopback)
-        self.batcher = Batcher(answer, queue=config.queue, batch=config.batch, metrics=metrics)
+        self.batcher = Batcher(answers, queue=config.queue, batch=config.batch, metrics=metrics)
         self.people = People(config, store, models, self.batcher, metrics, now=now)
         self._searches = Lane("searches", threads=2, most=config.queue + 2)
         self._switches = Lane("switches", threads=1, most=8)

@@ -12,7 +12,7 @@ import pytest
 
 import hybridrec as hr
 from hybridrec.deadline import Deadline
-from hybridrec.serve.answers.answering import answer
+from hybridrec.serve.answers.answering import answer, answers
 from hybridrec.serve.answers.asking import Answer, Ask
 from hybridrec.serve.answers.batching import Batcher, ClosedError, QueueFull
 from hybridrec.serve.store.contract import ForgottenError
@@ -34,7 +34,7 @@ class Gate:
         self.batches.append((loaded, list(asks)))
         self.entered.release()
         assert self.gate.wait(30)
-        return answer(loaded, asks)
+        return answers(loaded, asks)
 
 
 class Counts:
@@ -224,6 +224,29 @@ def test_a_batch_that_breaks_takes_nobody_else_with_it(loaded, caplog):
     assert "a batch of 4 requests failed" in caplog.text
 
 
+def test_nobody_waits_for_whom_he_shares_no_ranking_with(loaded):
+    class Slow(Gate):
+        def __call__(self, loaded, asks):
+            self.batches.append((loaded, list(asks)))
+            for part in answers(loaded, asks):
+                self.entered.release()
+                assert self.gate.wait(30)
+                yield part
+                self.gate.clear()
+
+    urgent = Ask(history=("i3",), deadline=Deadline(60))
+
+    async def test(batcher, gate):
+        busy, tasks = await held(batcher, gate, loaded, [ASK, replace(ASK, explain=True), urgent])
+        for done in (busy, tasks[2], tasks[0], tasks[1]):
+            assert not done.done()
+            gate.gate.set()
+            assert isinstance(await done, Answer)
+            await entered(gate) if done is not tasks[1] else None
+
+    running(test, make=Slow)
+
+
 def test_a_forgotten_user_is_taken_out_wherever_he_waits(loaded):
     mine = Ask(user="u7", history=("i8", "i9", "i11"))
     ours = Ask(user=7, history=("i1",))
@@ -262,7 +285,7 @@ def test_draining_answers_what_waits_and_takes_no_more(loaded):
 
 def test_a_batcher_that_was_never_started_leaves_nobody_waiting(loaded):
     async def test():
-        batcher = Batcher(answer, queue=4, batch=2)
+        batcher = Batcher(answers, queue=4, batch=2)
         waiting = asyncio.create_task(batcher.submit(loaded, ASK))
         await asyncio.sleep(0)
         await batcher.drain()

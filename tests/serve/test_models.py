@@ -13,7 +13,7 @@ import pytest
 
 import hybridrec as hr
 from hybridrec import storage
-from hybridrec.serve.answers.answering import answer
+from hybridrec.serve.answers.answering import answer, answers
 from hybridrec.serve.answers.asking import Answer, Ask
 from hybridrec.serve.answers.batching import Batcher
 from hybridrec.serve.config import ServeConfig
@@ -330,7 +330,7 @@ def test_nothing_in_flight_is_dropped_while_versions_change(versions):
         return found
 
     async def load():
-        batcher = Batcher(answer, queue=64, batch=8)
+        batcher = Batcher(answers, queue=64, batch=8)
         batcher.start()
         found = await asyncio.gather(*(client(batcher, seed) for seed in range(8)))
         await batcher.drain()
@@ -339,16 +339,16 @@ def test_nothing_in_flight_is_dropped_while_versions_change(versions):
     switching = threading.Thread(target=switch)
     switching.start()
     try:
-        answers = asyncio.run(load())
+        given = asyncio.run(load())
     finally:
         stop.set()
         switching.join(60)
     assert not switching.is_alive()
-    assert len(answers) >= 200
-    for found, n in answers:
+    assert len(given) >= 200
+    for found, n in given:
         assert [each.item for each in found.items] == expected[found.version, n]
     assert min(switched.values()) >= 3
-    assert len({found.version for found, _ in answers}) == 2
+    assert len({found.version for found, _ in given}) == 2
 
 
 def test_users_known_by_their_place_are_those_of_their_version(tmp_path):

@@ -18,7 +18,7 @@ from hybridrec.serve.answers.asking import Answer, Ranked, Reasons
 from hybridrec.serve.answers.explaining import Explaining
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from hybridrec.ragged import Items
     from hybridrec.ranking import Ranking
@@ -26,29 +26,39 @@ if TYPE_CHECKING:
     from hybridrec.serve.answers.asking import Ask, Degradation, Id
     from hybridrec.serve.versions.loaded import Loaded
 
-__all__ = ["answer"]
+__all__ = ["answer", "answers"]
 
 
 def answer(loaded: Loaded, asks: Sequence[Ask]) -> list[Answer | HybridrecError]:
-    """What ``loaded`` answers, an entry an ask: the same that each would get if it came alone.
+    """For each of ``asks`` an answer, or the error that says what is wrong with it."""
+    found = dict(pair for part in answers(loaded, asks) for pair in part)
+    return [found[place] for place in range(len(asks))]
+
+
+def answers(
+    loaded: Loaded, asks: Sequence[Ask]
+) -> Iterator[list[tuple[int, Answer | HybridrecError]]]:
+    """What ``loaded`` answers: the same that each ask would get if it came alone.
 
     Asks with a deadline come first. What is left of it when their turn comes decides: where recall
     would take longer they get popular items, and reranking ends when it has to.
 
-    Returns:
-        For each ask an answer, or the error that says what is wrong with it.
+    Yields:
+        (place in ``asks``, answer) of those that are done by then, so that nobody waits for whom
+        he shares no ranking with.
     """
-    answers: list[Answer | HybridrecError | None] = [None] * len(asks)
-    asked = []
+    asked, wrong = [], []
     for place, ask in enumerate(asks):
         try:
             asked.append(read(loaded, place, ask))
         except HybridrecError as error:
-            answers[place] = error
+            wrong.append((place, error))
+    if wrong:
+        yield [*wrong]
     for group in groups(asked):
-        for one, found in zip(group, _answered(loaded, group), strict=True):
-            answers[one.place] = found
-    return [found for found in answers if found is not None]
+        yield [
+            (one.place, found) for one, found in zip(group, _answered(loaded, group), strict=True)
+        ]
 
 
 def _answered(loaded: Loaded, group: Sequence[Asked]) -> list[Answer | HybridrecError]:

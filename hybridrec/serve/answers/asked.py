@@ -57,7 +57,7 @@ class Asked:
     def company(self) -> Hashable:
         """What asks have in common that one ranking answers."""
         ask = self.ask
-        same = self.context, ask.rerank, ask.fuse, ask.deadline is None
+        same = self.context, ask.rerank, ask.fuse, ask.deadline is None, ask.explain
         if ask.candidates is not None:
             return same  # however deep: recall brings all that is allowed
         return *same, self.depth, None if self.allow is None else self.allow.tobytes()
@@ -127,7 +127,7 @@ def _columns(loaded: Loaded, ask: Ask) -> tuple[str, ...]:
 
 
 def groups(asked: Sequence[Asked]) -> list[list[Asked]]:
-    """``asked`` in groups that one ranking answers, the most urgent first."""
+    """Groups that one ranking answers: the most urgent first, those that want reasons last."""
     found: dict[Hashable, list[Asked]] = {}
     for one in asked:
         found.setdefault(one.company, []).append(one)
@@ -138,6 +138,7 @@ def groups(asked: Sequence[Asked]) -> list[list[Asked]]:
         else:
             urgent += _alike(group)
     urgent.sort(key=lambda pair: pair[0])
+    patient.sort(key=lambda group: group[0].ask.explain)
     return [*(group for _, group in urgent), *patient]
 
 

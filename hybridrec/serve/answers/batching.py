@@ -16,13 +16,15 @@ from hybridrec.serve.answers.asking import Answer
 from hybridrec.serve.store.contract import ForgottenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from hybridrec.serve.answers.asking import Ask, Id
     from hybridrec.serve.versions.loaded import Loaded
     from hybridrec.serve.watch.metrics_protocol import Meter
 
-    Answering = Callable[[Loaded, Sequence[Ask]], list[Answer | HybridrecError]]
+    Answering = Callable[
+        [Loaded, Sequence[Ask]], Iterable[list[tuple[int, Answer | HybridrecError]]]
+    ]
 
 _log = logging.getLogger("hybridrec")
 
@@ -65,16 +67,16 @@ class Batcher:
     Asks are answered in the order they came in, and none shares a batch with another version's.
 
     Args:
-        answer: what answers a batch, in that thread.
+        answers: what answers a batch, in that thread: parts of (place, answer), each told at once.
         queue: asks that may wait.
         batch: asks answered together at most.
         metrics: told of batches, stages, the queue, degradations and the reranker's cache.
     """
 
     def __init__(
-        self, answer: Answering, *, queue: int, batch: int, metrics: Meter | None = None
+        self, answers: Answering, *, queue: int, batch: int, metrics: Meter | None = None
     ) -> None:
-        self._answer, self._metrics = answer, metrics
+        self._answers, self._metrics = answers, metrics
         self._room = whole_number("queue", queue, least=1)
         self._most = whole_number("batch", batch, least=1)
         self._queue: deque[_Waiting] = deque()
@@ -194,15 +196,20 @@ class Batcher:
 
     def _compute(self, batch: Sequence[_Waiting]) -> None:
         started = time.perf_counter()
-        outcomes = self._answer(batch[0].loaded, [one.ask for one in batch])
-        spent = (time.perf_counter() - started) / len(batch)
-        with self._changed:
-            self._computed = ()  # from here on nobody is flagged as forgotten
+        outcomes: list[Answer | HybridrecError] = []
+        begun = started
+        for part in self._answers(batch[0].loaded, [one.ask for one in batch]):
+            pairs = [(batch[place], outcome) for place, outcome in part]
+            done = [one for one, _ in pairs]
+            now = time.perf_counter()
+            spent, begun = (now - begun) / len(part), now
             self._an_ask = (
                 self._an_ask + _NEWEST * (spent - self._an_ask) if self._an_ask else spent
             )
-        pairs = zip(batch, outcomes, strict=True)
-        _settle([(one, _finished(one, outcome, started)) for one, outcome in pairs])
+            with self._changed:  # from here on none of these is flagged as forgotten
+                self._computed = [one for one in self._computed if one not in done]
+            _settle([(one, _finished(one, outcome, started)) for one, outcome in pairs])
+            outcomes += [outcome for _, outcome in pairs]
         if self._metrics is not None:
             _tell(self._metrics, batch, outcomes, started)
             self._tell_queue()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Meter(Protocol):
-    """Takes counts and times from any thread, as :class:`~hybridrec.serve.watch.metrics.Metrics`."""
+    """Told counts and times; :class:`~hybridrec.serve.watch.metrics.Metrics` is one."""
 
     def observe_stage(self, name: str, seconds: float) -> None:
         """A stage took so long: "queue", "recall", "fuse", "rerank", "newcomers"."""
