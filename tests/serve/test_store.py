@@ -344,6 +344,20 @@ def test_an_event_of_the_very_moment_is_refused(store, monkeypatch):
     assert store.append([event("e3", time=ahead + timedelta(microseconds=1))], key="k").accepted
 
 
+def test_an_event_of_a_time_to_come_refuses_nobody_for_ever(store):
+    """Only an import brings one: whoever sends events may be minutes ahead, and no more."""
+    now = datetime.now(UTC)
+    events = [saved("ann", "x", now + timedelta(days=400)), saved("bob", "x")]
+    assert store.import_once("m1", events) == 2
+    assert store.forget("ann").events == 1
+    with pytest.raises(ForgottenError):
+        store.append([event("e1", time=now + timedelta(minutes=4))], key="k")
+    assert store.append([event("e1", time=now + timedelta(minutes=6))], key="k").accepted
+    # A model that was saved again does not bring it back.
+    assert store.import_once("m2", events) == 0
+    assert [each.item for each in store.events("ann")] == ["i1"]
+
+
 def test_forgetting_again_does_not_go_back(store):
     ahead = datetime.now(UTC) + timedelta(minutes=4)
     store.append([event("e1", time=ahead)], key="k")

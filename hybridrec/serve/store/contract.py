@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from hybridrec.checks import HybridrecError
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 Scope = Literal["recommend", "events", "admin"]
 SCOPES: tuple[Scope, ...] = ("recommend", "events", "admin")
+
+AHEAD = timedelta(minutes=5)
+"""That clocks may differ by: no later is an event that somebody sends."""
 
 
 class StoreError(HybridrecError):
@@ -129,7 +133,7 @@ class Store(Protocol):
         PostgreSQL removes the rows; their bytes go when it vacuums its tables. A keyed hash of the
         id stays with the moment, to refuse a replay of what was before, and one of each event that
         came without a time. The moment is now, or the time of the newest event where a clock ahead
-        of this one gave it.
+        of this one gave it, by no more than ``AHEAD``.
 
         Raises:
             StoreError: it could not be done, or not to the end; ask again.
@@ -140,7 +144,8 @@ class Store(Protocol):
 
         Left out are events that are stored already (of the same user, item, time and liking: most
         of what a model saved later brings), and, of a user who was forgotten, those no newer than
-        that and those without a time. What was interrupted is taken up by the next call.
+        that, those without a time and those of a time to come. What was interrupted is taken up by
+        the next call.
 
         Args:
             mark: names what the events came with.

@@ -238,9 +238,8 @@ class PostgresStore:
             names = table.untimed(connection, user)
             replays = [rules.event_tag(secret, *name, user) for name in names]
             table.mark_replays(connection, replays)
-            newest = table.newest(connection, user)
-            now = datetime.now(UTC)
-            table.mark_forgotten(connection, tag, now if newest is None else max(now, newest))
+            moment = rules.forgotten_at(table.newest(connection, user))
+            table.mark_forgotten(connection, tag, moment)
             run = connection.execute
             return Forgotten(
                 run("DELETE FROM hybridrec.events WHERE user_id = %s", (user,)).rowcount,

@@ -11,7 +11,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from hybridrec.checks import InputError, InputTypeError
-from hybridrec.serve.store.contract import ConflictError, ForgottenError, History, StoredEvent
+from hybridrec.serve.store.contract import (
+    AHEAD,
+    ConflictError,
+    ForgottenError,
+    History,
+    StoredEvent,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -107,6 +113,16 @@ def refuse_other(event: StoredEvent, stored: Content) -> None:
         )
 
 
+def forgotten_at(newest: datetime | None) -> datetime:
+    """The moment of a forgetting: now, or that of a clock ahead which gave the ``newest`` event.
+
+    No clock is further ahead than ``AHEAD``: a later event, which only an import brings, would
+    have its user refused until then.
+    """
+    now = datetime.now(UTC)
+    return now if newest is None else min(max(now, newest), now + AHEAD)
+
+
 def refuse_forgotten(events: Iterable[StoredEvent], moments: Mapping[str, datetime]) -> None:
     """Raise ForgottenError if an event is no newer than the forgetting of its user.
 
@@ -160,10 +176,11 @@ def new_to(
     Args:
         known: (item, time, liked) of what is stored of the user.
         events: of that user.
-        moment: when the user was forgotten; only what is newer is taken then.
+        moment: when the user was forgotten; only what has happened since is taken then.
     """
     if moment is not None:
-        events = [event for event in events if event.time is not None and event.time > moment]
+        latest = datetime.now(UTC) + AHEAD
+        events = [event for event in events if event.time and moment < event.time <= latest]
     return [event for event in events if (event.item, event.time, event.liked) not in known]
 
 

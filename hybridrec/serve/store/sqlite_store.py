@@ -169,7 +169,7 @@ class SQLiteStore:
             run = connection.execute
             code = run("SELECT code FROM users WHERE name = ?", (user,)).fetchone() or (None,)
             newest = run("SELECT max(moment) FROM events WHERE user = ?", code).fetchone()[0]
-            moment = max(table.micros(datetime.now(UTC)), newest or 0)
+            moment = table.micros(rules.forgotten_at(table.as_time(newest)))
             untimed = run(
                 "SELECT key, id FROM events WHERE user = ? AND id IS NOT NULL AND NOT timed", code
             ).fetchall()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from hybridrec.checks import InputError
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from hybridrec.deadline import Deadline
     from hybridrec.serve.versions.loaded import Loaded
-
-AHEAD = timedelta(minutes=5)
-"""That clocks may differ by."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,7 @@ def stored_events(
     """
     found = []
     for place, event in enumerate(events):
-        if event.time is not None and event.time > now + AHEAD:
+        if event.time is not None and event.time > now + store.AHEAD:
             raise InputError(
                 f"events[{place}].time is {event.time.isoformat()}, and it is "
                 f"{now.astimezone(UTC).isoformat(timespec='seconds')}: wanted no later than in 5 "
