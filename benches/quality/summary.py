@@ -20,7 +20,10 @@ Values = NDArray[np.float64]
 
 
 def report(data: str) -> None:
-    """Print every comparison there is, and write them with each step's own report."""
+    """Print every comparison there is, and write them with each step's own report.
+
+    What was written of steps that were run elsewhere stays.
+    """
     runs = _read(data)
     if not runs:
         print(f"nothing was run on {data} yet")
@@ -51,8 +54,17 @@ def report(data: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{data}.json"
     content = {"data": data, "comparisons": comparisons, "steps": steps}
+    if path.exists():
+        content = _joined(json.loads(path.read_text("utf-8")), content)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path.parent.parent.name}/{path.parent.name}/{path.name}")
+
+
+def _joined(earlier: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``new``, and of ``earlier`` the steps that are not in it."""
+    steps = earlier["steps"] | new["steps"]
+    rows = [row for row in earlier["comparisons"] if row["stage"].split(":")[0] not in new["steps"]]
+    return {**new, "comparisons": rows + new["comparisons"], "steps": steps}
 
 
 def _read(data: str) -> dict[str, list[dict[str, Any]]]:
