@@ -13,7 +13,7 @@ import numpy as np
 
 from hybridrec import storage
 from hybridrec.checks import InputError, StorageError
-from hybridrec.persistence import with_histories
+from hybridrec.persistence import SIDECAR, with_histories
 from hybridrec.ragged import Ragged
 from hybridrec.serve.store.contract import StoredEvent
 from hybridrec.state import read_state, write_state
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[Any]]
 
-SIDECAR = "histories"
-"""What ``HybridRecommender.save(histories=True)`` writes beside the model."""
 _1970 = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -68,6 +66,14 @@ def import_histories(store: Store, root: str | Path, catalogue: Dataset) -> int 
         if data is catalogue:
             return None
         return store.import_once(_mark(folder, manifest), saved_events(data))
+
+
+def saved_as(root: str | Path) -> str | None:
+    """Names the histories beside the model in ``root``, None for none. Reads a line, no history."""
+    try:
+        return storage.current(Path(root) / SIDECAR)
+    except StorageError:
+        return None
 
 
 def saved_events(data: Dataset) -> Iterator[StoredEvent]:

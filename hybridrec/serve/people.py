@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hybridrec.checks import HybridrecError, StorageError, UnknownIdError
 from hybridrec.serve.answers.batching import QueueFull
 from hybridrec.serve.answers.lanes import Lane
-from hybridrec.serve.histories import forget_saved, import_histories
+from hybridrec.serve.histories import forget_saved, import_histories, saved_as
 from hybridrec.serve.remembering import Sample
 from hybridrec.serve.store.contract import StoreError
 from hybridrec.serve.wire import schema
@@ -67,7 +67,8 @@ class People:
         self._reads = Lane("reads", threads=8, most=config.queue + 8)
         self._writes = Lane("writes", threads=32, most=config.queue + 32)
         self.sample = Sample(store, self._writes, config.health_queries)
-        self._imported = models.current.version
+        # Not what stands beside the model now: it may be newer than what was imported at the start.
+        self._imported: tuple[str, str | None] | None = None
 
     async def close(self) -> None:
         """Write what is to be written."""
@@ -168,15 +169,19 @@ class People:
             await self.take_over()
 
     async def take_over(self) -> None:
-        """Import the histories saved beside the current version, if that is another one now."""
+        """Import the histories beside the current version, if either is another one now.
+
+        Whoever saves them does so after the version, which may answer here by then.
+        """
         current = self._models.current
-        if current.version == self._imported:
+        found = current.version, await asyncio.to_thread(saved_as, self._config.model)
+        if found == self._imported:
             return
-        self._imported = current.version  # once: a damaged file stays damaged
+        self._imported = found  # once: a damaged file stays damaged
         try:
             await self._writes.run(import_histories, self._store, self._config.model, current.data)
         except (StoreError, QueueFull) as error:
-            self._imported = ""  # the store may be back the next time
+            self._imported = None  # the store may be back the next time
             _log.warning("the histories beside the new version have to wait: %s", error)
         except HybridrecError as error:
             _log.warning("the histories beside the new version are not taken over: %s", error)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 import hybridrec as hr
 from hybridrec import storage
 from hybridrec.checks import StorageError
+from hybridrec.serve.answers.answering import answer
+from hybridrec.serve.answers.batching import Batcher
+from hybridrec.serve.config import ServeConfig
 from hybridrec.serve.histories import forget_saved, import_histories, saved_events
+from hybridrec.serve.people import People
 from hybridrec.serve.store.by_url import open_store
 from hybridrec.serve.store.contract import History, StoredEvent
+from hybridrec.serve.watch.metrics import Metrics
 
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -48,6 +55,11 @@ def dataset(**options):
 def save(root, data):
     """A model folder with the histories of ``data`` and no model worth the name."""
     version = storage.save_version(root, lambda folder: {})
+    save_beside(root, data, version)
+    return version
+
+
+def save_beside(root, data, version):
     from hybridrec.persistence import write_histories
 
     storage.write_sidecar(
@@ -55,7 +67,6 @@ def save(root, data):
         "histories",
         lambda folder: {**write_histories(data, folder), "version": version},
     )
-    return version
 
 
 def contents(root):
@@ -153,6 +164,37 @@ def test_events_come_a_user_after_another(dataset):
     first = dataset.histories.items[: dataset.histories.indptr[1]]
     names = [str(item) for item in dataset.items.ids_of(first)]
     assert [each.item for each in events[: len(names)]] == names
+
+
+def test_histories_that_are_saved_after_their_version_are_taken_over(store, tmp_path, caplog):
+    """``save`` publishes a version before its histories, and a service may look in between."""
+    root, data = tmp_path / "model", dataset(number=False)
+    save(root, data)
+    models = SimpleNamespace(current=SimpleNamespace(version="first", data=data))
+    batcher = Batcher(answer, queue=1, batch=1)
+
+    async def looks():
+        people = People(ServeConfig(model=root), store, models, batcher, Metrics())
+        await people.take_over()
+        yield
+        models.current.version = storage.save_version(root, lambda folder: {})
+        await people.take_over()
+        yield
+        save_beside(root, later, models.current.version)
+        await people.take_over()
+        # Once: a damaged file stays damaged, and is not read again until there is another one.
+        next((root / "histories").rglob("items.npy")).write_bytes(b"rot")
+        await people.take_over()
+        yield
+        await people.close()
+
+    later = dataset(number=False, more=[("bob", "a", 5, 11)])
+
+    async def numbers():
+        return [len(store.events("bob")) async for _ in looks()]
+
+    assert asyncio.run(numbers()) == [1, 1, 2]
+    assert not caplog.records
 
 
 # -- out of the folder --------------------------------------------------------------------------
