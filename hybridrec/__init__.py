@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from hybridrec.data.dataset import Dataset as Dataset
     from hybridrec.data.ids import IdMap as IdMap
     from hybridrec.engine import HybridRecommender as HybridRecommender
-    from hybridrec.engine import load as load
     from hybridrec.evaluation.page import report_page as report_page
     from hybridrec.evaluation.protocol import evaluate as evaluate
     from hybridrec.evaluation.report import Report as Report
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from hybridrec.fuse.baselines import ReciprocalRankFusion as ReciprocalRankFusion
     from hybridrec.fuse.linear import LinearFusion as LinearFusion
     from hybridrec.fuse.trees import TreeFusion as TreeFusion
+    from hybridrec.loading import load as load
     from hybridrec.newcomers import Newcomers as Newcomers
     from hybridrec.ragged import Ragged as Ragged
     from hybridrec.recall.als import ALS as ALS
@@ -84,7 +84,7 @@ _HOME = {
     "Dataset": "data.dataset",
     "IdMap": "data.ids",
     "HybridRecommender": "engine",
-    "load": "engine",
+    "load": "loading",
     "report_page": "evaluation.page",
     "evaluate": "evaluation.protocol",
     "Report": "evaluation.report",

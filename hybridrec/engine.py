@@ -33,10 +33,8 @@ from hybridrec.fuse.calibration import PROBABILITY
 from hybridrec.lessons import Training, TrainingReport
 from hybridrec.newcomers import Newcomers
 from hybridrec.persistence import (
+    SIDECAR,
     Model,
-    known_kinds,
-    read_model,
-    with_histories,
     write_histories,
     write_model,
 )
@@ -56,7 +54,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hybridrec")
 
-_SIDECAR = "histories"
 _BATCH = 256
 
 
@@ -424,11 +421,11 @@ class HybridRecommender:
         if histories:
             storage.write_sidecar(
                 root,
-                _SIDECAR,
+                SIDECAR,
                 lambda folder: {**write_histories(model.data, folder), "version": version},
             )
         else:
-            storage.remove_sidecar(root, _SIDECAR)
+            storage.remove_sidecar(root, SIDECAR)
         return version
 
     @classmethod
@@ -450,58 +447,6 @@ class HybridRecommender:
         )
         engine._hold(model)
         return engine
-
-
-def load(
-    path: str | Path,
-    *,
-    kinds: Mapping[str, type] | None = None,
-    version: str | None = None,
-    histories: bool = True,
-) -> HybridRecommender:
-    """A model in the folder ``path``: the current version, or one by its id.
-
-    Args:
-        path: a folder that :meth:`HybridRecommender.save` wrote.
-        kinds: stage classes of your own by name, where the model has some.
-        version: what ``save`` returned; None for the current one.
-        histories: False leaves out what the users did, and keeps who they are: a service has
-            histories of its own, newer ones.
-
-    Raises:
-        StorageError: there is none, or a file of it is missing, changed or newer than this version.
-    """
-    root = Path(path)
-    if version is None:
-        folder, manifest = storage.open_current(root)
-    else:
-        folder, manifest = storage.open_version(root, version)
-    model = read_model(folder, manifest, {**known_kinds(), **(kinds or {})})
-    sidecar = storage.read_sidecar(root, _SIDECAR)
-    if sidecar is not None and _fits(model, folder.name, sidecar[1]):
-        model = replace(model, data=with_histories(model.data, sidecar[0]))
-    if not histories:
-        model = replace(model, data=model.data.without_events())
-    return HybridRecommender._loaded(model)
-
-
-def _fits(model: Model, version: str, beside: Mapping[str, Any]) -> bool:
-    """Whether the users of the sidecar have the codes that ``model`` learnt them by.
-
-    Their histories suit any version of the same catalogue; a vector by a user's code does not.
-    """
-    blend = model.pipeline.blend
-    stages = (*blend.recallers, *blend.scorers)
-    by_code = any(getattr(stage, "reads_users", False) for stage in stages)
-    if not by_code or beside.get("version", version) == version:
-        return True
-    _log.warning(
-        "the histories beside version %s were saved with version %s, and this model knows users "
-        "by their place there: they are left out",
-        version,
-        beside["version"],
-    )
-    return False
 
 
 def _answer(

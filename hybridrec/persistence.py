@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hybridrec")
 
+SIDECAR = "histories"
+"""What ``HybridRecommender.save(histories=True)`` writes beside the versions."""
+
 _COLUMNS = "item_columns.arrow"
 _LATER = ("calibration", "calibration_with_reranker", "newcomers")
 _PARTS = ("reranker", "fusion", "fusion_with_reranker", *_LATER)

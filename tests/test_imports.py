@@ -35,6 +35,7 @@ ORDER = [
     "persistence",
     "stages",
     "engine",
+    "loading",
     "recipe",
     "tuning",
     "serve",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hybridrec.ragged import Ragged, Scores
-    from hybridrec.recall.sequence import SequenceConfig
+    from hybridrec.recall.sequence_config import SequenceConfig
     from hybridrec.recall.sequence_windows import Group
 
 __all__ = [

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from hybridrec.ragged import Mask, Ragged, Scores
-    from hybridrec.recall.sequence import SequenceConfig
+    from hybridrec.recall.sequence_config import SequenceConfig
     from hybridrec.recall.sequence_network import SequenceNetwork
 
 __all__ = ["Trainer", "cross_entropy", "fitted_weights"]

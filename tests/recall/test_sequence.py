@@ -19,7 +19,7 @@ from hybridrec import (
     SequenceRecall,
 )
 from hybridrec.recall import sequence as sequence_module
-from hybridrec.recall.sequence import SequenceConfig
+from hybridrec.recall.sequence_config import SequenceConfig
 
 torch = pytest.importorskip("torch")
 

@@ -12,7 +12,7 @@ import numpy as np
 from hybridrec import storage
 from hybridrec.checks import StorageError, UnknownIdError
 from hybridrec.deadline import Pace
-from hybridrec.engine import load
+from hybridrec.loading import load
 from hybridrec.persistence import id_type
 from hybridrec.protocols import CountsCache, Forgets
 
@@ -135,6 +135,11 @@ class Loaded:
             if name in data.item_columns:
                 return [_title(title) for title in data.item_columns[name].tolist()]
         return [_title(text) for text in data.texts or [None] * data.n_items]
+
+    @cached_property
+    def folded_titles(self) -> Sequence[str]:
+        """(I,) the same as a search compares them; the first one makes them."""
+        return [title.casefold() for title in self.titles]
 
     def forget(self, user: Id | None) -> int:
         """Drop what the stages keep of a user, and how many things that were.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -51,33 +51,34 @@ def person_of(loaded: Loaded, kept: store.Store, asked: schema.Person) -> Person
 
 def recommend_ask(asked: schema.RecommendRequest, person: Person, deadline: Deadline | None) -> Ask:
     """What ``POST /v1/recommend`` asks of the batcher."""
-    return Ask(
-        user=person.user,
-        history=person.liked,
-        disliked=person.disliked,
+    return replace(
+        _ask(asked, person, deadline),
         k=asked.k,
         depth=asked.depth,
         exclude_seen=asked.exclude_seen,
         allow=None if asked.allow is None else tuple(asked.allow),
         block=tuple(asked.block),
-        lenient=person.user is not None,
-        context=asked.context,
-        deadline=deadline,
-        rerank=asked.stages.rerank,
-        fuse=asked.stages.fuse,
-        explain=asked.explain,
     )
 
 
 def rank_ask(asked: schema.RankRequest, person: Person, deadline: Deadline | None) -> Ask:
     """What ``POST /v1/rank`` asks of the batcher."""
+    return replace(
+        _ask(asked, person, deadline),
+        k=len(asked.candidates),
+        exclude_seen=False,
+        candidates=tuple(asked.candidates),
+    )
+
+
+def _ask(
+    asked: schema.RecommendRequest | schema.RankRequest, person: Person, deadline: Deadline | None
+) -> Ask:
+    """What both ask: who, and how it is to be answered."""
     return Ask(
         user=person.user,
         history=person.liked,
         disliked=person.disliked,
-        k=len(asked.candidates),
-        exclude_seen=False,
-        candidates=tuple(asked.candidates),
         lenient=person.user is not None,
         context=asked.context,
         deadline=deadline,
