@@ -13,7 +13,7 @@ from hybridrec.serve.answers.answering import answers
 from hybridrec.serve.answers.batching import Batcher
 from hybridrec.serve.answers.lanes import Lane
 from hybridrec.serve.people import People
-from hybridrec.serve.versions.catalogue import Catalogue
+from hybridrec.serve.versions.catalogue import search
 from hybridrec.serve.watch.observing import Observer
 from hybridrec.serve.wire import schema
 from hybridrec.serve.wire.errors import NothingBeforeError
@@ -71,7 +71,6 @@ class Service:
         self.people = People(config, store, models, self.batcher, metrics, now=now)
         self._searches = Lane("searches", threads=2, most=config.queue + 2)
         self._switches = Lane("switches", threads=1, most=8)
-        self._catalogue: Catalogue | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -176,10 +175,7 @@ class Service:
     async def find_items(self, text: str, limit: int) -> schema.ItemsResponse:
         """Items by title or id."""
         loaded = self._loaded()
-        catalogue = self._catalogue
-        if catalogue is None or catalogue.version != loaded.version:
-            catalogue = self._catalogue = Catalogue(loaded)
-        codes = await self._searches.run(catalogue.search, text, limit)
+        codes = await self._searches.run(search, loaded, text, limit)
         return schema.ItemsResponse(
             items=[
                 schema.FoundItem(item=loaded.item_id(code), title=loaded.title(code))

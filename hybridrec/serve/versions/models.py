@@ -114,24 +114,35 @@ class Models:
             wanted = storage.current(self._root)
             if version is None:
                 self._seen = version = wanted
-            held = self._held
-            if held.current is not None and held.current.version == version:
-                return held.current
-            queries = self._store.queries()
-            if held.previous is not None and held.previous.version == version:
-                new = held.previous
-            else:
-                new = load_model(self._root, version)
-                warm(new, queries, self._config.batch)
-            try:
-                check(new, held.current, queries, self._config)
-            finally:
-                for each in (new, held.current):
-                    if each is not None:
-                        each.forget(None)  # what kept queries left behind, whosever they were
-            self._swap(_Held(new, held.current))
+            current = self._held.current
+            if current is not None and current.version == version:
+                return current
+            new = self._proved(version)
+            self._swap(_Held(new, current))
+            # Nobody here may still hold the version that went: it would be kept with what stays.
             keep_what_is_there()
             return new
+
+    def _proved(self, version: str) -> Loaded:
+        """A version that may answer, from memory or from the folder.
+
+        Raises:
+            StorageError: as :meth:`load`.
+            CheckError: likewise.
+        """
+        held, queries = self._held, self._store.queries()
+        if held.previous is not None and held.previous.version == version:
+            new = held.previous
+        else:
+            new = load_model(self._root, version)
+            warm(new, queries, self._config.batch)
+        try:
+            check(new, held.current, queries, self._config)
+        finally:
+            for each in (new, held.current):
+                if each is not None:
+                    each.forget(None)  # what kept queries left behind, whosever they were
+        return new
 
     def roll_back(self) -> Loaded:
         """Let the version before answer again, here and after a restart.
