@@ -20,7 +20,7 @@ import pytest
 
 from hybridrec.checks import InputError
 from hybridrec.serve.access.keys import authenticate, create_key
-from hybridrec.serve.store import sqlite_rows
+from hybridrec.serve.store import sqlite_file, sqlite_rows
 from hybridrec.serve.store.by_url import open_store
 from hybridrec.serve.store.contract import (
     Appended,
@@ -125,6 +125,20 @@ def test_beside_nobody_is_alone(path):
         pytest.raises(StoreError, match="SQLite serves one process"),
     ):
         SQLiteStore(path)
+
+
+def test_a_service_waits_for_a_command_that_lists_keys(path, monkeypatch):
+    monkeypatch.setattr(sqlite_file, "_LOCKING", 30.0)
+    command = SQLiteStore(path, beside=True)
+    with ThreadPoolExecutor(1) as pool:
+        service = pool.submit(SQLiteStore, path)
+        time.sleep(0.2)
+        assert not service.done()
+        # Whoever lists keys meanwhile waits for nobody.
+        SQLiteStore(path, beside=True).close()
+        command.close()
+        with closing(service.result()) as store:
+            assert store.append([event("e1")], key="k") == Appended(1, 0)
 
 
 def test_the_lock_goes_with_its_process(path):

@@ -30,6 +30,8 @@ _OURS = 0x68796272
 _UNSCRUBBED = "SELECT count(*) FROM unscrubbed"
 _WAIT = 5.0
 """Seconds to wait for another program that looks into the file."""
+_LOCKING = 2.0
+"""Seconds to wait for the lock: a command that lists keys has it for a moment."""
 
 
 class _Job(Generic[T]):
@@ -271,9 +273,7 @@ def _locked(path: Path, *, or_none: bool) -> int | None:
     """The handle of the lock file beside ``path``, which the system frees when we die."""
     name = path.with_name(f"{path.name}.lock")
     handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not _taken(handle, 0.0 if or_none else _LOCKING):
         holder = os.pread(handle, 100, 0).decode(errors="replace").strip() or "another process"
         os.close(handle)
         if or_none:
@@ -281,10 +281,24 @@ def _locked(path: Path, *, or_none: bool) -> int | None:
         raise StoreError(
             f"the store {path} is in use by {holder}, and SQLite serves one process: for several "
             "workers or replicas give a postgresql:// URL"
-        ) from error
+        )
     os.truncate(handle, 0)
     os.pwrite(handle, f"process {os.getpid()}\n".encode(), 0)
     return handle
+
+
+def _taken(handle: int, wait: float) -> bool:
+    """Whether the lock was to be had within ``wait`` seconds."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def _make_private(path: Path) -> None:
