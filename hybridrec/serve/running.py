@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import threading
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 SETTINGS = "HYBRIDREC_SERVE"
 """The environment variable that tells workers their settings, as JSON."""
+WATCH_SECONDS = 1.0
+"""Between a worker's looks whether the process that started it is still there."""
 DRAIN_SECONDS = 30
 """For answers that are on their way when it is told to stop."""
 
@@ -78,7 +82,15 @@ def worker() -> FastAPI:
     """The application of one of several workers."""
     config = ServeConfig(**json.loads(os.environ[SETTINGS]))
     set_up_logs(json_lines=config.log_json)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return create_app(config)
+
+
+def _end_with(parent: int) -> None:
+    """Stop when ``parent`` has gone: killed, it stops nobody, and the port would stay taken."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Server(uvicorn.Server):

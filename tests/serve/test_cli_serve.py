@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 import httpx2
@@ -45,7 +45,7 @@ def served(*arguments):
             raise AssertionError(f"{line!r}, {log}")
         yield found[0], process, log
     finally:
-        if process.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its workers, too
         process.wait()
         process.stdout.close()
@@ -232,3 +232,19 @@ def test_two_workers_are_one_service(own_folder, postgres_server):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     assert not [line for line in log if "Traceback" in line]
+
+
+@pytest.mark.service
+def test_workers_end_with_the_process_that_was_killed(own_folder, postgres_server):
+    options = ("--store", postgres_server.database(), "--workers", "2")
+    with served(own_folder, *options) as (url, process, log):
+        wait_until(lambda: sum("Application startup complete" in line for line in log) == 2, 120)
+        process.kill()
+        process.wait(10)
+        where = urlsplit(url)
+
+        def is_free():
+            with socket.socket() as tried:
+                return tried.connect_ex((where.hostname, where.port)) != 0
+
+        wait_until(is_free, 60)
