@@ -88,6 +88,7 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.people.close()
+        await self.doorkeeper.close()
         for lane in (self._searches, self._switches):
             await asyncio.to_thread(lane.close)
         await asyncio.to_thread(self.models.close)
