@@ -66,6 +66,8 @@ class People:
         # Forgetting may hold up those who write for seconds: who reads is to hear nothing of it.
         self._reads = Lane("reads", threads=8, most=config.queue + 8)
         self._writes = Lane("writes", threads=32, most=config.queue + 32)
+        # A probe's answer must not wait for theirs: whoever asks gives up soon.
+        self._pings = Lane("pings", threads=2, most=config.queue + 2)
         self.sample = Sample(store, self._writes, config.health_queries)
         # Not what stands beside the model now: it may be newer than what was imported at the start.
         self._imported: tuple[str, str | None] | None = None
@@ -73,13 +75,13 @@ class People:
     async def close(self) -> None:
         """Write what is to be written."""
         await self.sample.settle()
-        for lane in (self._reads, self._writes):
+        for lane in (self._reads, self._writes, self._pings):
             await asyncio.to_thread(lane.close)
 
     async def ping(self) -> None:
         """Raise StoreError if the store is away."""
         try:
-            await self._reads.run(self._store.ping)
+            await self._pings.run(self._store.ping)
         except StoreError as error:
             _log.warning("not ready: %s", error)
             # Who asks for readiness needs no key: where the store is, is none of their business.

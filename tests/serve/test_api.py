@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import httpx2
@@ -300,13 +301,13 @@ def test_who_is_forgotten_is_gone_everywhere(own, own_folder, tmp_path):
 def test_who_is_forgotten_while_his_request_waits_is_not_answered(own, monkeypatch):
     service = own.app.state.service
     held = threading.Event()
-    plain = service.batcher._answer
+    plain = service.batcher._answers
 
     def slow(loaded, asks):
         held.wait(20)
         return plain(loaded, asks)
 
-    monkeypatch.setattr(service.batcher, "_answer", slow)
+    monkeypatch.setattr(service.batcher, "_answers", slow)
     found = []
 
     def ask(user):
@@ -373,6 +374,26 @@ def test_a_store_that_is_away_is_told(own):
     assert recommend(own, history=["i1"]).items
 
 
+def test_readiness_does_not_wait_for_those_who_read(own, monkeypatch):
+    inside, go = threading.Semaphore(0), threading.Event()
+
+    def slowly(user):
+        inside.release()
+        assert go.wait(30)
+        return []
+
+    monkeypatch.setattr(own.app.state.service.store, "events", slowly)
+    with ThreadPoolExecutor(21) as pool:
+        for _ in range(20):
+            pool.submit(own.get, "/v1/users/u1")
+        for _ in range(8):
+            assert inside.acquire(timeout=30)
+        try:
+            assert pool.submit(own.get, "/readyz").result(timeout=10).status_code == 200
+        finally:
+            go.set()
+
+
 # -- under load -----------------------------------------------------------------------------------
 
 
@@ -380,9 +401,9 @@ def test_more_than_the_queue_holds_is_turned_away(model_folder, tmp_path, monkey
     with asking(settings(model_folder, tmp_path, queue=1, batch=1)) as client:
         service = client.app.state.service
         held = threading.Event()
-        plain = service.batcher._answer
+        plain = service.batcher._answers
         monkeypatch.setattr(
-            service.batcher, "_answer", lambda *given: held.wait(20) and plain(*given)
+            service.batcher, "_answers", lambda *given: held.wait(20) and plain(*given)
         )
         found = []
 

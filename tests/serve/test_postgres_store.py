@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -14,6 +14,7 @@ from hybridrec.checks import InputError
 from hybridrec.serve.store import postgres_tables
 from hybridrec.serve.store.by_url import open_store
 from hybridrec.serve.store.contract import Appended, ForgottenError, StoredEvent, StoreError
+from hybridrec.serve.store.postgres_store import PostgresStore
 
 pytestmark = pytest.mark.service
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -121,6 +122,54 @@ def test_a_connection_that_the_server_ended_is_replaced(store, postgres_server, 
         )
         ask()
     assert len(store.events("ann")) == 1
+
+
+@contextmanager
+def writing(store, count=1):
+    """That many writers hold a connection each, and the lock that they share."""
+    inside, go = threading.Semaphore(0), threading.Event()
+
+    def work(connection):
+        inside.release()
+        assert go.wait(30)
+
+    with ThreadPoolExecutor(count) as pool:
+        for _ in range(count):
+            pool.submit(store._write, work)
+        try:
+            for _ in range(count):
+                assert inside.acquire(timeout=30)
+            yield
+        finally:
+            go.set()
+
+
+def test_after_one_waited_in_vain_the_others_do_not(url):
+    with closing(PostgresStore(url, connections=1, wait=1.0)) as store:
+        with writing(store):
+            with pytest.raises(StoreError, match="cannot read"):
+                store.events("ann")
+            started = time.monotonic()
+            for ask in (lambda: store.events("ann"), lambda: store.append([event("e1")], key="k")):
+                with pytest.raises(StoreError, match="there is no connection"):
+                    ask()
+            assert time.monotonic() - started < 0.5
+        store.ping()  # looks for itself
+        time.sleep(1.1)
+        assert store.append([event("e1")], key="k") == Appended(1, 0)
+
+
+def test_a_machine_that_went_without_a_word_is_noticed(url):
+    """Short of unplugging one: what the connections are told to do about it."""
+
+    def told(place):
+        with closing(open_store(place)) as store, store._pool.connection() as connection:
+            return connection.info.get_parameters()
+
+    usual = told(url)
+    assert usual["tcp_user_timeout"] == "10000"
+    assert (usual["keepalives_idle"], usual["keepalives_interval"]) == ("10", "5")
+    assert told(url + "?tcp_user_timeout=3000")["tcp_user_timeout"] == "3000"
 
 
 def test_commits_wait_for_the_disk_whatever_the_server_says(postgres_server, url):

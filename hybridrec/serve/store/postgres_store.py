@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import secrets
+import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import cached_property
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from hybridrec.checks import InputError, whole_number
 from hybridrec.serve.store import postgres_tables as table
@@ -36,6 +38,10 @@ T = TypeVar("T")
 
 _PING = 2.0
 """Seconds: whoever asks for readiness does not wait for long."""
+_AWAY = 1.0
+"""Seconds: so long after one has waited in vain for a connection, no other waits for one."""
+_NOTICED = {"tcp_user_timeout": 10_000, "keepalives_idle": 10, "keepalives_interval": 5}
+"""A machine that went without a word is noticed in seconds, and not when the kernel gives up."""
 
 
 class PostgresStore:
@@ -69,7 +75,9 @@ class PostgresStore:
             ) from None
         # For messages, without the password.
         self._name = f"{parts.get('host', 'localhost')}/{parts.get('dbname', '')}"
-        self._url = make_conninfo(url, connect_timeout=parts.get("connect_timeout", int(wait)))
+        usual = {"connect_timeout": int(wait), **_NOTICED}
+        self._url = make_conninfo(url, **{name: usual[name] for name in usual if name not in parts})
+        self._away_until = -math.inf
         try:
             with self._connect() as connection:
                 table.prepare(connection, self._name)
@@ -130,6 +138,10 @@ class PostgresStore:
         timeout: float | None = None,
         tries: int = 3,
     ) -> T:
+        ping = timeout is not None
+        if not ping and time.monotonic() < self._away_until:
+            # Of those that are queued behind who waited, each would wait as long.
+            raise StoreError(f"cannot {what} the store {self._name}: there is no connection to it")
         ended, connection = False, None
         try:
             with self._pool.connection(timeout) as connection, around(connection):
@@ -137,6 +149,8 @@ class PostgresStore:
                 ended = True
             return result
         except psycopg.Error as error:
+            if isinstance(error, PoolTimeout) and not ping:
+                self._away_until = time.monotonic() + _AWAY
             undone = isinstance(error, (errors.DeadlockDetected, errors.SerializationFailure))
             # Once the end was sent, nobody knows whether it took place.
             lost = connection is not None and connection.broken and not ended
