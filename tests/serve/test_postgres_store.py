@@ -125,7 +125,7 @@ def test_a_connection_that_the_server_ended_is_replaced(store, postgres_server, 
 
 
 @contextmanager
-def writing(store, count=1):
+def writing(store, count):
     """That many writers hold a connection each, and the lock that they share."""
     inside, go = threading.Semaphore(0), threading.Event()
 
@@ -146,7 +146,8 @@ def writing(store, count=1):
 
 def test_after_one_waited_in_vain_the_others_do_not(url):
     with closing(PostgresStore(url, connections=1, wait=1.0)) as store:
-        with writing(store):
+        store.secret()
+        with store._pool.connection():
             with pytest.raises(StoreError, match="cannot read"):
                 store.events("ann")
             started = time.monotonic()
@@ -157,6 +158,49 @@ def test_after_one_waited_in_vain_the_others_do_not(url):
         store.ping()  # looks for itself
         time.sleep(1.1)
         assert store.append([event("e1")], key="k") == Appended(1, 0)
+
+
+@pytest.mark.parametrize(("connections", "writers"), [(8, 6), (2, 1)])
+def test_those_who_write_leave_connections_to_those_who_read(url, connections, writers):
+    with closing(PostgresStore(url, connections=connections, wait=1.0)) as store:
+        store.secret()
+        with writing(store, writers), ThreadPoolExecutor(16) as pool:
+            late = [pool.submit(store.append, [event("e1")], key="k") for _ in range(16)]
+            time.sleep(0.3)
+            started = time.monotonic()
+            assert store.events("ann") == []
+            assert time.monotonic() - started < 0.5
+            for each in late:
+                with pytest.raises(StoreError, match="others are writing"):
+                    each.result()
+            assert store.events("ann") == []  # that is no sign of a server that is away
+        assert store.append([event("e1")], key="k") == Appended(1, 0)
+
+
+def test_who_waited_for_a_forgetting_sees_it_whatever_the_server_says(postgres_server, url):
+    name = url.rpartition("/")[2]
+    postgres_server.run(
+        "postgres", f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
+    )
+    inside, go = threading.Event(), threading.Event()
+    with closing(open_store(url)) as store, ThreadPoolExecutor(2) as pool:
+        (tag,) = store._tags(["ann"])
+
+        def forget(connection):
+            inside.set()
+            assert go.wait(30)
+            postgres_tables.mark_forgotten(connection, tag, NOON)
+
+        forgetting = pool.submit(store._write, forget, alone=True)
+        assert inside.wait(30)
+        late = pool.submit(store.append, [event("e1")], key="k")
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while not postgres_server.run(name, waiting):
+            time.sleep(0.01)
+        go.set()
+        forgetting.result()
+        with pytest.raises(ForgottenError):
+            late.result()
 
 
 def test_a_machine_that_went_without_a_word_is_noticed(url):

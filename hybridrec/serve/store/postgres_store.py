@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import threading
 import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -67,6 +68,9 @@ class PostgresStore:
     ) -> None:
         self._limit = whole_number("health_queries", health_queries)
         whole_number("connections", connections, least=1)
+        # Those who write wait for each other with a connection in hand: some are left to reads.
+        self._writers = threading.BoundedSemaphore(max(1, connections * 3 // 4))
+        self._wait = wait
         try:
             parts = conninfo_to_dict(url)
         except psycopg.Error:
@@ -91,6 +95,7 @@ class PostgresStore:
             timeout=wait,
             # Longer, and the pauses between its tries would outlast the server's absence.
             reconnect_timeout=wait,
+            configure=_see_what_others_wrote,
             open=True,
         )
 
@@ -106,7 +111,9 @@ class PostgresStore:
 
     def _connect(self) -> Connection:
         """A connection outside the pool."""
-        return psycopg.connect(self._url, autocommit=True, application_name="hybridrec")
+        connection = psycopg.connect(self._url, autocommit=True, application_name="hybridrec")
+        _see_what_others_wrote(connection)
+        return connection
 
     def _failed(self, what: str, error: Exception) -> StoreError:
         return StoreError(f"cannot {what} the store {self._name}: {error}")
@@ -127,7 +134,14 @@ class PostgresStore:
             connection.execute(table.LOCK_ALONE if alone else table.LOCK_SHARED)
             return work(connection)
 
-        return self._run(locked, psycopg.Connection.transaction, "write")
+        if not self._writers.acquire(timeout=self._wait):
+            raise StoreError(
+                f"cannot write the store {self._name}: others are writing for too long"
+            )
+        try:
+            return self._run(locked, psycopg.Connection.transaction, "write")
+        finally:
+            self._writers.release()
 
     def _run(
         self,
@@ -325,3 +339,12 @@ class PostgresStore:
             return table.secret(connection)
 
         return self._write(work)
+
+
+def _see_what_others_wrote(connection: Connection) -> None:
+    """Let transactions read what was committed while they waited for a lock, as the usual ones do.
+
+    Where the server, the database or the role sets another level, the look whether a user was
+    forgotten would show what was before the wait.
+    """
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
