@@ -14,7 +14,7 @@ from hybridrec.serve.histories import forget_saved, import_histories, saved_as
 from hybridrec.serve.remembering import Sample
 from hybridrec.serve.store.contract import StoreError
 from hybridrec.serve.wire import schema
-from hybridrec.serve.wire.errors import MissingError
+from hybridrec.serve.wire.errors import HalfForgottenError, MissingError
 from hybridrec.serve.wire.translating import Person, event_of, person_of, stored_events
 
 if TYPE_CHECKING:
@@ -80,12 +80,7 @@ class People:
 
     async def ping(self) -> None:
         """Raise StoreError if the store is away."""
-        try:
-            await self._pings.run(self._store.ping)
-        except StoreError as error:
-            _log.warning("not ready: %s", error)
-            # Who asks for readiness needs no key: where the store is, is none of their business.
-            raise StoreError("the store is away; the log says why") from error
+        await self._pings.run(self._store.ping)
 
     async def person(self, loaded: Loaded, asked: schema.Person) -> Person:
         """Whom a request is about.
@@ -157,10 +152,7 @@ class People:
         try:
             forget_saved(self._config.model, str(user))
         except StorageError as error:
-            raise StoreError(
-                f"the user is gone from the store, and not from the model folder: ask again "
-                f"({error})"
-            ) from error
+            raise HalfForgottenError(f"a user is still in the model folder: {error}") from error
         self._models.forget(user)
         return gone
 

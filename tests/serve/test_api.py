@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from api_helper import asking, error, listening, settings
 
+from hybridrec.checks import StorageError
 from hybridrec.serve.service import Service
 from hybridrec.serve.wire.schema import RecommendResponse, UserResponse
 from hybridrec.serve.wire.schema_types import MOST_EVENTS
@@ -359,19 +360,37 @@ def test_ready_says_which_version_answers(client):
     assert client.get("/healthz").json() == {"status": "ok"}
 
 
-def test_a_store_that_is_away_is_told(own):
+def test_a_store_that_is_away_is_told(own, caplog):
     assert own.get("/v1/models").status_code == 200
     own.app.state.service.store.close()
+    asked = 0
     for response in (
         own.get("/readyz"),
         own.post("/v1/recommend", json={"user": "u1"}),
         send(own, id="a", user="u", item="i1"),
         own.delete("/v1/users/u1"),
     ):
-        error(response, 503, "store_away")
+        said = error(response, 503, "store_away")
+        assert said == "the store is away: try again; the log says why"
         assert response.headers["retry-after"] == "1"
+        asked += 1
+    told = [each for each in caplog.records if "the store failed" in each.getMessage()]
+    assert len(told) == asked
+    for each in told:
+        assert (each.name, each.levelname) == ("hybridrec.serve", "WARNING")
+        assert "store.sqlite" in each.getMessage()
     assert own.get("/healthz").status_code == 200
     assert recommend(own, history=["i1"]).items
+
+
+def test_who_was_forgotten_by_half_is_to_be_asked_for_again(own, monkeypatch, caplog):
+    def refuse(folder, user):
+        raise StorageError(f"cannot write {folder}/histories.npz")
+
+    monkeypatch.setattr("hybridrec.serve.people.forget_saved", refuse)
+    said = error(own.delete("/v1/users/u1"), 503, "store_away")
+    assert said == "the user is gone from the store, and not from the model folder: ask again"
+    assert "histories.npz" in caplog.text
 
 
 def test_readiness_does_not_wait_for_those_who_read(own, monkeypatch):

@@ -15,7 +15,8 @@ from hybridrec.serve.access.rates import Rates
 from hybridrec.serve.config import ServeConfig
 from hybridrec.serve.people import _named
 from hybridrec.serve.store.contract import ConflictError, StoreError
-from hybridrec.serve.wire.errors import RefusalError, refusal_of
+from hybridrec.serve.versions.models import NoModelError
+from hybridrec.serve.wire.errors import HalfForgottenError, RefusalError, refusal_of
 from hybridrec.serve.wire.schema import ErrorResponse, Event
 
 
@@ -92,7 +93,7 @@ def test_admin_includes_the_other_scopes():
         (UnknownIdError("x"), 422, "unknown_id"),
         (InputError("x"), 422, "invalid"),
         (ConflictError("x"), 409, "conflict"),
-        (StoreError("x"), 503, "store_away"),
+        (NoModelError("x"), 503, "no_model"),
     ],
 )
 def test_an_error_of_the_library_has_a_status_and_a_shape(error, status, code):
@@ -101,6 +102,17 @@ def test_an_error_of_the_library_has_a_status_and_a_shape(error, status, code):
     assert ("Retry-After" in refusal.headers) is (status == 503)
     told = ErrorResponse.model_validate_json(refusal.body("id")).error
     assert (told.code, told.message, told.request_id) == (code, "x", "id")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(StoreError, "the store is away: try again"), (HalfForgottenError, "ask again")],
+)
+def test_a_store_that_is_away_is_told_in_our_own_words(kind, said):
+    refusal = refusal_of(kind("cannot read the store db.internal/shop: FATAL: ..."))
+    assert (refusal.status, refusal.code, refusal.retry_after) == (503, "store_away", 1.0)
+    assert said in refusal.message
+    assert "internal" not in refusal.message
 
 
 def test_a_message_ends_somewhere():

@@ -7,6 +7,7 @@ the body, read here up to its cap. Whatever goes wrong, here or behind, is answe
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import time
@@ -18,6 +19,7 @@ from hybridrec.checks import HybridrecError
 from hybridrec.serve.access.callers import NOBODY, Caller, needed
 from hybridrec.serve.access.hosts import Hosts
 from hybridrec.serve.access.rates import Rates
+from hybridrec.serve.store.contract import StoreError
 from hybridrec.serve.visits import VISIT, Visit
 from hybridrec.serve.watch.logs import request_id
 from hybridrec.serve.wire.errors import GONE, RefusalError, refusal_of
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     from hybridrec.serve.config import ServeConfig
     from hybridrec.serve.service import Service
+
+_log = logging.getLogger("hybridrec.serve")
 
 BODY_SECONDS = 30.0
 """In which a body must have come in whole."""
@@ -173,6 +177,8 @@ class Guard:
         )
 
     def _refusal(self, error: Exception, visit: Visit) -> RefusalError:
+        if isinstance(error, StoreError):
+            _log.warning("the store failed: %s", error)
         if isinstance(error, HybridrecError):
             return refusal_of(error)
         self._service.observer.failed(error)

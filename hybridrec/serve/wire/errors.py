@@ -68,6 +68,10 @@ class MissingError(HybridrecError):
     """Nothing is known of what the path names."""
 
 
+class HalfForgottenError(StoreError):
+    """A user is gone from the store, and not from the model folder."""
+
+
 class NothingBeforeError(HybridrecError):
     """There is no version to go back to."""
 
@@ -78,6 +82,10 @@ def refusal_of(error: HybridrecError) -> RefusalError:
         return error
     if isinstance(error, QueueFull):
         return RefusalError(429, "queue_full", str(error), retry_after=error.retry_after)
+    if isinstance(error, StoreError):
+        # Its own words name the server, and may be the server's: they are for the log.
+        said = _HALF_FORGOTTEN if isinstance(error, HalfForgottenError) else _AWAY
+        return RefusalError(503, "store_away", said, retry_after=1.0)
     for kind, status, code in _BY_KIND:
         if isinstance(error, kind):
             again = 1.0 if status == 503 else None
@@ -85,6 +93,8 @@ def refusal_of(error: HybridrecError) -> RefusalError:
     return RefusalError(422, "refused", str(error))
 
 
+_AWAY = "the store is away: try again; the log says why"
+_HALF_FORGOTTEN = "the user is gone from the store, and not from the model folder: ask again"
 _BY_KIND: tuple[tuple[type[HybridrecError], int, str], ...] = (
     (UnknownIdError, 422, "unknown_id"),
     (InputError, 422, "invalid"),
@@ -94,7 +104,6 @@ _BY_KIND: tuple[tuple[type[HybridrecError], int, str], ...] = (
     (NothingBeforeError, 409, "nothing_before"),
     (StorageError, 409, "model_refused"),
     (MissingError, 404, "not_found"),
-    (StoreError, 503, "store_away"),
     (NoModelError, 503, "no_model"),
     (ClosedError, 503, "closing"),
 )
