@@ -20,6 +20,7 @@ from hybridrec.checks import InputError, InputTypeError
 from hybridrec.serve.store import rules
 from hybridrec.serve.store.by_url import open_store
 from hybridrec.serve.store.contract import (
+    AHEAD,
     Appended,
     ConflictError,
     Forgotten,
@@ -515,7 +516,8 @@ class Reference:
     def forget(self, user, now):
         gone = [row for _, row in self.rows if row.user == user]
         self.rows = [(key, row) for key, row in self.rows if row.user != user]
-        self.moments[user] = max([now, self.moments.get(user, now), *(row.time for row in gone)])
+        moment = min(max([now, *(row.time for row in gone)]), now + AHEAD)
+        self.moments[user] = max(moment, self.moments.get(user, now))
         return Forgotten(len(gone), 0)
 
     def events(self, user):
