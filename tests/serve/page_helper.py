@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import httpx2
 import pyarrow as pa
+from model_helper import make_engine
 
 import hybridrec as hr
 
@@ -39,14 +40,7 @@ def harmful_model(frames, encoder):
         items=items.set_column(items.column_names.index("title"), "title", pa.array(titles)),
         item_text="{title}. {genres}",
     )
-    return hr.HybridRecommender(
-        [hr.ALS(factors=8, epochs=5), hr.ItemTransitions(), hr.TextRecall(encoder)],
-        hr.CrossEncoder(encoder, history=4, finetuning={"negatives": 4}, max_item_tokens=12),
-        hr.LinearFusion(),
-        depth=20,
-        rerank_depth=10,
-        reranker_examples=100,
-    ).fit(data)
+    return make_engine(encoder).fit(data)
 
 
 @dataclass
