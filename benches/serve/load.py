@@ -285,8 +285,9 @@ class _Load:
                 await self._reconnect(place)
                 continue
             ended = time.perf_counter()
-            # Whole requests only: one under way when measuring begins or ends is not counted.
-            if began >= self._begin and (plan.count is not None or ended <= self._end):
+            # Those that end while it is measured, whenever they began: to leave out what was under
+            # way would make slow answers fewer than they are.
+            if ended >= self._begin and (plan.count is not None or ended <= self._end):
                 self._saw(number, status, body, began, ended)
             again = _RETRY.search(head) if status in (429, 503) else None
             if again is not None and plan.patient:
