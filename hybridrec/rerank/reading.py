@@ -27,7 +27,10 @@ QUERIES_A_PART = 64
 """Queries laid out at a time when scoring; a step of the progress bar."""
 
 STEP_COLUMNS, STEP_QUERIES = 8, 16
-"""Candidates, and queries, between two looks at the clock when there is a deadline."""
+"""Candidates of the first step, and queries, between two looks at the clock with a deadline."""
+
+STEP_SHARE = 0.5
+"""Of the time that is left, what a later step may be expected to take."""
 
 STEP_MEGABYTES = 256
 """Memory for the prompts of a request with a deadline where no cache is kept between requests."""
@@ -65,17 +68,18 @@ class Reading:
     def scores_within(self, items: Items, deadline: Deadline) -> Scores:
         """(B, reached) scores of the first columns, as many as there is time for.
 
-        A step that is expected to end late is not begun, and one that does is thrown away. What is
-        expected of the first, which reads the prompts, is what first steps took of late.
+        A step that is expected to end late is not begun, and one found to be late on its way is
+        thrown away. What is expected of the first, which reads the prompts, is what first steps
+        took of late; of a later one, what a column of the one before took. Many small steps cost
+        up to twice what few wide ones do, so they grow with the time left.
         """
         # Every step reads the same prompts.
         cache = None if self.network.keeps_prompts else PrefixCache(STEP_MEGABYTES)
         scores = np.full(items.shape, -np.inf, dtype=np.float32)
-        slowest = len(items) * self.network.pace.expected()
-        for first in range(0, items.shape[1], STEP_COLUMNS):
-            step, left = slice(first, first + STEP_COLUMNS), deadline.left()
-            if left <= slowest:
-                return scores[:, :first]
+        first, width = 0, STEP_COLUMNS
+        left, expected = deadline.left(), len(items) * self.network.pace.expected()
+        while first < items.shape[1] and expected < left:
+            step = slice(first, first + width)
             for start in range(0, len(items), STEP_QUERIES):
                 if deadline.left() <= 0:
                     return scores[:, :first]
@@ -84,8 +88,11 @@ class Reading:
                 scores[part, step] = self._part(part, items[part, step], cache)
                 if not first:
                     self.network.pace.observe((time.perf_counter() - began) / len(part))
-            slowest = max(slowest, left - deadline.left())
-        return scores
+            first, began_with, left = first + width, left, deadline.left()
+            a_column = (began_with - left) / width
+            width = _next_width(a_column, left, items.shape[1] - first)
+            expected = a_column * width
+        return scores[:, :first]
 
     def trainable_scores(
         self, rows: NDArray[np.int64], lists: Items, prompts: Ragged | None = None
@@ -122,3 +129,9 @@ class Reading:
             users=self.users[rows], cache=cache, plain=plain,
             vectors=None if self.vectors is None else self.vectors.select(rows),
         )  # fmt: skip
+
+
+def _next_width(a_column: float, left: float, rest: int) -> int:
+    """Columns of the next step: of the ``rest`` what a share of the seconds left allows."""
+    allowed = STEP_SHARE * left / a_column if a_column > 0 else rest
+    return min(rest, max(STEP_COLUMNS, int(allowed)))

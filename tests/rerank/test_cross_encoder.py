@@ -170,8 +170,34 @@ def test_a_first_step_that_is_known_to_be_late_is_not_begun(tiny_model):
     assert model.score_within(QUERIES, ITEMS, Deadline(3000, ticking(0))).shape == (4, 4)
 
 
+def test_steps_grow_to_a_share_of_the_time_left(model, monkeypatch):
+    """A column takes a second: of forty in 40 s, half of what is left at a time, two at least."""
+    monkeypatch.setattr(reading, "STEP_COLUMNS", 2)
+    now, widths = [0.0], []
+
+    def slow(network, prompts, items, *given, **more):
+        widths.append(items.shape[1])
+        now[0] += items.shape[1]
+        return np.zeros(items.shape, dtype=np.float32)
+
+    monkeypatch.setattr(network.Network, "scores", slow)
+    forty = np.zeros((4, 40), dtype=np.int32)
+    for seconds, steps in (
+        (1000, [2, 38]),
+        (40.5, [2, 19, 9, 5, 2, 2, 1]),
+        (7.5, [2, 2, 2]),
+        (1.5, [2]),  # nothing is known of a first step, and what has been read is not thrown away
+    ):
+        now[0] = 0.0
+        widths.clear()
+        deadline = Deadline(1000 * seconds, lambda: now[0])
+        assert model.score_within(QUERIES, forty, deadline).shape == (4, sum(steps))
+        assert widths == steps
+
+
 def test_prompts_are_read_once_for_all_steps(tiny_model, monkeypatch):
     monkeypatch.setattr(reading, "STEP_COLUMNS", 1)
+    monkeypatch.setattr(reading, "STEP_SHARE", 0.0)
     model = encoder(tiny_model, max_item_tokens=12, history=3, prefix_cache=0).prepare(TEXTS)
     made = []
     cache = reading.PrefixCache
