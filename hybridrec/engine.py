@@ -39,6 +39,7 @@ from hybridrec.persistence import (
     write_model,
 )
 from hybridrec.recall.blend import Blend
+from hybridrec.stage_lists import stage_lists
 from hybridrec.stages import checked_newcomers, checked_stages, fusion_kinds
 from hybridrec.state import python_number
 from hybridrec.training import train
@@ -329,7 +330,7 @@ class HybridRecommender:
             items = [items]
         codes = data.items.codes(items, name="items")
         allow = requests.allowed(data, model.retired, None, None)
-        answer = model.pipeline.similar_items(codes, k, allow)
+        answer = model.pipeline.neighbours.nearest(codes, k, allow)
         rows, ranks = np.nonzero(answer.valid)
         columns = {
             "item": data.items.ids_of(codes)[rows],
@@ -356,7 +357,7 @@ class HybridRecommender:
             queries = replace(
                 queries, allow=allow if queries.allow is None else allow & queries.allow
             )
-        return model.pipeline.stage_lists(queries, k)
+        return stage_lists(model.pipeline, queries, k)
 
     # -- the catalogue ----------------------------------------------------------------------
 

@@ -6,27 +6,21 @@ Ids, frames and storage are :mod:`hybridrec.engine`'s; how the parts come to be 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from hybridrec.candidates import Candidates
-from hybridrec.checks import InputError
-from hybridrec.evaluation.protocol import StageList
 from hybridrec.fuse.baselines import OrderBefore
 from hybridrec.fuse.calibration import PROBABILITY
-from hybridrec.protocols import HasItemVectors
-from hybridrec.ragged import Ragged
+from hybridrec.neighbours import ItemNeighbours
 from hybridrec.ranking import Ranking, Stopwatch
-from hybridrec.recall.exact_index import top_k
-from hybridrec.recall.text_encoder import unit_rows
 from hybridrec.rerank.vectors import give_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -34,11 +28,10 @@ if TYPE_CHECKING:
 
     from hybridrec.candidates import Queries
     from hybridrec.deadline import Deadline
-    from hybridrec.evaluation.report import Kind
     from hybridrec.fuse.calibration import Calibration
     from hybridrec.newcomers import Newcomers
     from hybridrec.protocols import Fusion
-    from hybridrec.ragged import Items, Mask, Scores
+    from hybridrec.ragged import Items, Scores
     from hybridrec.recall.blend import Blend
     from hybridrec.recall.popularity import Popularity
     from hybridrec.rerank.finetune import TrainingLog
@@ -131,6 +124,15 @@ class Pipeline:
         if self.newcomers is not None:
             self.newcomers.use(self.blend.recallers, self.blend.scorers)
 
+    @cached_property
+    def neighbours(self) -> ItemNeighbours:
+        """Which items are near each other.
+
+        Raises:
+            InputError: no recaller has item vectors.
+        """
+        return ItemNeighbours(self.blend.recallers)
+
     def rank(self, queries: Queries, depth: int | None = None) -> Candidates:
         """The final order of ``depth`` candidates (default: its own depth).
 
@@ -213,7 +215,7 @@ class Pipeline:
         """:meth:`ranking` of queries that have a history."""
         watch = Stopwatch()
         with watch.timing("recall"):
-            recalled = self._recalled(queries, depth)
+            recalled = self.recalled(queries, depth)
         with watch.timing("fuse"):
             ordered = self.fused(recalled) if fuse else recalled
         found = head = None
@@ -246,7 +248,7 @@ class Pipeline:
             seconds=watch.seconds,
         )
 
-    def _recalled(self, queries: Queries, depth: int) -> Candidates:
+    def recalled(self, queries: Queries, depth: int) -> Candidates:
         """What recall brings, newcomers left out where they have places of their own."""
         if self.newcomers is not None:
             queries = self.newcomers.others(queries)
@@ -294,96 +296,8 @@ class Pipeline:
             raise ValueError("this pipeline has no reranker")
         return head.reordered(head.signals[self.reranker.name])
 
-    def similar_items(self, items: Items, k: int, allow: Mask | None) -> Candidates:
-        """The ``k`` items nearest to each of ``items`` (n,) by cosine, itself left out.
-
-        An item without a vector is no one's neighbour, and has none.
-
-        Raises:
-            InputError: no recaller has item vectors.
-        """
-        sources = [
-            recaller for recaller in self.blend.recallers if isinstance(recaller, HasItemVectors)
-        ]
-        if not sources:
-            raise InputError(
-                "similar_items needs a recaller with item vectors (ALS, TextRecall); this "
-                f"recommender has {[recaller.name for recaller in self.blend.recallers]}"
-            )
-        found = np.full((len(items), k), -1, dtype=np.int32)
-        scores = np.full((len(items), k), -np.inf, dtype=np.float32)
-        left = np.ones(len(items), dtype=bool)
-        for source in sources:
-            unit = unit_rows(source.item_vectors)
-            known = (unit != 0).any(axis=1)
-            rows = np.flatnonzero(left & known[items])
-            found[rows], scores[rows] = top_k(
-                unit[items[rows]],
-                unit,
-                k,
-                exclude=Ragged.from_rows([[item] for item in items[rows]]),
-                allow=known if allow is None else known & allow,
-            )
-            left[rows] = False
-        return Candidates(found, scores)
-
-    def stage_lists(self, queries: Queries, k: int) -> Iterator[StageList]:
-        """What each stage, alone and joined to those before it, would have answered.
-
-        Every stage behind recall orders the ``depth`` candidates that :meth:`rank` serves, as it
-        does; where ``k`` is larger, what a deeper recall adds stands behind them. Seconds are those
-        a user of that stage alone would wait: everything before it included, nothing deeper.
-        """
-        wide = max(self.depth, k)
-        for recaller in self.blend.recallers:
-            lists, seconds = _timed(partial(recaller.recall, queries, wide))
-            yield StageList(recaller.name, lists, seconds, "single")
-        served, recalled = _timed(partial(self._recalled, queries, self.depth))
-        ordered, fusing = _timed(partial(self.fused, served))
-        fusing += recalled
-        rest = _without(self._recalled(queries, wide), served) if wide > self.depth else None
-
-        def stage(name: str, ordered: Candidates, seconds: float, kind: Kind) -> StageList:
-            if rest is not None:
-                ordered = ordered.followed_by(rest).head(wide)
-            if kind != "recall":
-                ordered = self._popular_where_untold(queries, ordered)
-            return StageList(name, ordered, seconds, kind)
-
-        yield stage("blend (recall stage)", served, recalled, "recall")
-        if self.reranker is None:
-            if self.fusion is not None:
-                yield stage("fused", ordered, fusing, "fused")
-            yield from self._newcomers_beside(stage, queries, ordered, fusing)
-            return
-        head, reranked = _timed(partial(self.reranked_head, queries, ordered))
-        reranked += fusing
-        # Behind the head stands what was there before, without its help in the head.
-        alone = self.reranked_alone(head).followed_by(ordered.tail(head.depth))
-        yield stage("llm alone", alone, reranked, "llm")
-        if self.fusion is None:
-            yield from self._newcomers_beside(stage, queries, alone, reranked)
-            return
-        yield stage("fused, no LLM", ordered, fusing, "fused")
-        fused, seconds = _timed(partial(self.fused_with_reranker, head, ordered))
-        yield stage("fused, with LLM", fused, reranked + seconds, "fused")
-        yield from self._newcomers_beside(stage, queries, fused, reranked + seconds)
-
-    def _newcomers_beside(
-        self,
-        stage: Callable[[str, Candidates, float, Kind], StageList],
-        queries: Queries,
-        ranked: Candidates,
-        seconds: float,
-    ) -> Iterator[StageList]:
-        """What is served where newcomers have places of their own; nothing is cut off for them."""
-        if self.newcomers is not None:
-            most = self.newcomers.most(self.depth)
-            found, more = _timed(partial(self.newcomers.rank, queries, most))
-            served, _ = self.newcomers.beside(ranked, found, ranked.depth + found.depth)
-            yield stage("with newcomers", served, seconds + more, "fused")
-
-    def _popular_where_untold(self, queries: Queries, ranked: Candidates) -> Candidates:
+    def popular_where_untold(self, queries: Queries, ranked: Candidates) -> Candidates:
+        """``ranked``, and the popular items for those who have no history."""
         told = np.flatnonzero(queries.histories.lengths > 0)
         if len(told) == len(queries):
             return ranked
@@ -400,19 +314,3 @@ def _calibrated(ranked: Candidates, calibration: Calibration | None) -> Candidat
     if calibration is None:
         return ranked
     return ranked.with_signal(PROBABILITY, calibration.probabilities(ranked.scores))
-
-
-def _without(candidates: Candidates, others: Candidates) -> Candidates:
-    """``candidates`` less, row by row, those that stand in ``others``."""
-    size = 1 + max(candidates.items.max(initial=0), others.items.max(initial=0))
-    rows = np.arange(len(candidates), dtype=np.int64)[:, None] * size
-    there = np.isin(rows + candidates.items, (rows + others.items)[others.valid])
-    items = np.where(there, -1, candidates.items).astype(np.int32)
-    return Candidates.ranked(items, candidates.scores, candidates.signals)
-
-
-def _timed(call: Callable[[], Candidates]) -> tuple[Candidates, float]:
-    """What ``call`` returns and the seconds it took."""
-    start = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - start

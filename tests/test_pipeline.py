@@ -10,6 +10,7 @@ from hybridrec.candidates import Candidates, Queries
 from hybridrec.pipeline import BEFORE, Pipeline
 from hybridrec.ragged import Ragged
 from hybridrec.recall.blend import Blend
+from hybridrec.stage_lists import stage_lists
 
 ITEMS = 40
 
@@ -50,12 +51,6 @@ class Judge(Fixed):
     def score(self, queries, items):
         self.read.append(items.shape[1])
         return super().score(queries, items)
-
-
-class Vectors(Fixed):
-    def __init__(self, name, vectors):
-        super().__init__(name, 0)
-        self.item_vectors = np.asarray(vectors, dtype=np.float32)
 
 
 def fusion(names, coefficients):
@@ -107,7 +102,7 @@ def test_the_last_stage_begins_with_the_list_that_is_served(reranker, empty, dep
     line = pipeline(reranker=reranker, depth=depth, rerank_depth=rerank_depth)
     asked = queries(empty=empty)
     served = line.rank(asked)
-    stages = by_name(line.stage_lists(asked, 30))
+    stages = by_name(stage_lists(line, asked, 30))
     shown = stages["fused, with LLM" if reranker else "fused"].candidates
     np.testing.assert_array_equal(shown.items[:, :depth], served.items)
     # And what stands behind it makes it as deep as was asked, each item once.
@@ -117,7 +112,7 @@ def test_the_last_stage_begins_with_the_list_that_is_served(reranker, empty, dep
 
 def test_stages_behind_recall_only_reorder_its_list():
     line = pipeline()
-    stages = by_name(line.stage_lists(queries(), 30))
+    stages = by_name(stage_lists(line, queries(), 30))
     ceiling = np.sort(stages["blend (recall stage)"].candidates.items, axis=1)
     assert stages["a"].candidates.depth == ceiling.shape[1] == 30
     for name in ("llm alone", "fused, no LLM", "fused, with LLM"):
@@ -127,7 +122,7 @@ def test_stages_behind_recall_only_reorder_its_list():
 def test_the_reranker_reads_the_top_of_the_order_before_it():
     line = pipeline()
     asked = queries()
-    stages = by_name(line.stage_lists(asked, 12))
+    stages = by_name(stage_lists(line, asked, 12))
     plain, served = (stages[name].candidates for name in ("fused, no LLM", "fused, with LLM"))
     assert line.reranker.read == [5]
     recalled = line.blend.candidates(asked, 12)
@@ -142,7 +137,7 @@ def test_the_reranker_reads_the_top_of_the_order_before_it():
 def test_a_judge_without_a_say_leaves_the_order_before_it():
     line = pipeline()
     line.fusion_with_reranker = fusion([BEFORE, "llm"], [1.0, 0.0, 0.0, 0.0])
-    stages = by_name(line.stage_lists(queries(), 12))
+    stages = by_name(stage_lists(line, queries(), 12))
     np.testing.assert_array_equal(
         stages["fused, no LLM"].candidates.items, stages["fused, with LLM"].candidates.items
     )
@@ -150,7 +145,7 @@ def test_a_judge_without_a_say_leaves_the_order_before_it():
 
 def test_the_readers_time_between_stages_is_no_stages_time():
     seconds = []
-    for stage in pipeline().stage_lists(queries(), 30):
+    for stage in stage_lists(pipeline(), queries(), 30):
         seconds.append(stage.seconds)
         time.sleep(0.2)
     assert len(seconds) == 6
@@ -158,24 +153,3 @@ def test_the_readers_time_between_stages_is_no_stages_time():
     # The first call of the blend may compile; every later stage includes it.
     assert max(seconds[3:]) < seconds[2] + 0.2
     assert min(seconds[3:]) >= seconds[2]
-
-
-def similar(line, items, k, allow=None):
-    answer = line.similar_items(np.array(items, dtype=np.int32), k, allow)
-    return [row[row >= 0].tolist() for row in answer.items]
-
-
-def test_an_item_nothing_is_known_of_is_nobodys_neighbour_and_has_none():
-    vectors = np.zeros((ITEMS, 2))
-    vectors[[1, 2, 3]] = [[1, 0], [2, 1], [-1, 0]]
-    line = pipeline()
-    line.blend = Blend([Fixed("a", 1), Vectors("v", vectors)])
-    assert similar(line, [1, 5], 10) == [[2, 3], []]
-    allow = np.ones(ITEMS, dtype=bool)
-    allow[2] = False
-    assert similar(line, [1, 5], 10, allow) == [[3], []]
-    # Another recaller may know it, and then answers from what it knows.
-    texts = np.zeros((ITEMS, 2))
-    texts[[5, 6]] = [[0, 1], [1, 1]]
-    line.blend = Blend([Vectors("v", vectors), Vectors("w", texts)])
-    assert similar(line, [1, 5, 7], 10) == [[2, 3], [6], []]
