@@ -418,14 +418,17 @@ class HybridRecommender:
             The version's id.
         """
         model, root = self._fitted, Path(path)
-        version = storage.save_version(root, lambda folder: write_model(model, folder))
+        beside = None
         if histories:
-            storage.write_sidecar(
-                root,
-                SIDECAR,
-                lambda folder: {**write_histories(model.data, folder), "version": version},
-            )
-        else:
+
+            def write_beside(folder: Path, version: str) -> dict[str, Any]:
+                return {**write_histories(model.data, folder), "version": version}
+
+            beside = SIDECAR, write_beside
+        version = storage.save_version(
+            root, lambda folder: write_model(model, folder), beside=beside
+        )
+        if not histories:
             storage.remove_sidecar(root, SIDECAR)
         return version
 

@@ -29,18 +29,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     Fill = Callable[[Path], dict[str, Any]]
+    FillBeside = Callable[[Path, str], dict[str, Any]]
 
 _CURRENT, _LOCK, _VERSIONS = "CURRENT", ".lock", "versions"
 _TEMPORARY = ".tmp-"
 
 
-def save_version(root: Path, fill: Fill, *, wait: float = 10.0) -> str:
+def save_version(
+    root: Path, fill: Fill, *, beside: tuple[str, FillBeside] | None = None, wait: float = 10.0
+) -> str:
     """Write a new version of the model in ``root`` and make it the current one.
 
     Args:
         root: a model folder, an empty one, or a path where nothing is yet.
         fill: writes files into the empty folder it is given, and returns what the manifest shall
             say about the model (JSON values). Where it raises, nothing has changed.
+        beside: name and ``fill`` of a sidecar to be replaced with it, which is told the version's
+            id too: who sees that the version is current finds it there.
         wait: seconds to wait for another process that is writing here.
 
     Returns:
@@ -48,12 +53,22 @@ def save_version(root: Path, fill: Fill, *, wait: float = 10.0) -> str:
         current before it stay; older ones and what interrupted saves left are removed.
 
     Raises:
+        InputError: the sidecar's name, as :func:`write_sidecar`.
         StorageError: ``root`` is somebody else's folder, another writer holds it, a file cannot
             be written, or ``fill`` left a link or a name that is not plain.
     """
     root = Path(root)
+    if beside is None:
+        with _writing(root, wait):
+            return _publish(root, fill, keep_previous=True)
+    name, fill_beside = beside
+    home = root / _sidecar(name)
+
+    def write_beside(version: str) -> None:
+        _publish_sidecar(home, lambda folder: fill_beside(folder, version))
+
     with _writing(root, wait):
-        return _publish(root, fill, keep_previous=True)
+        return _publish(root, fill, keep_previous=True, beside=write_beside)
 
 
 def check_root(root: Path) -> None:
@@ -155,9 +170,7 @@ def write_sidecar(root: Path, name: str, fill: Fill, *, wait: float = 10.0) -> N
     _current(root)
     home = root / _sidecar(name)
     with _writing(root, wait):
-        _claim(home)
-        real_folder(home)
-        _publish(home, fill, keep_previous=False)
+        _publish_sidecar(home, fill)
 
 
 def read_sidecar(root: Path, name: str) -> tuple[Path, dict[str, Any]] | None:
@@ -248,7 +261,19 @@ def _claim(home: Path) -> None:
         real_folder(home / _VERSIONS)
 
 
-def _publish(home: Path, fill: Fill, *, keep_previous: bool) -> str:
+def _publish_sidecar(home: Path, fill: Fill) -> None:
+    _claim(home)
+    real_folder(home)
+    _publish(home, fill, keep_previous=False)
+
+
+def _publish(
+    home: Path,
+    fill: Fill,
+    *,
+    keep_previous: bool,
+    beside: Callable[[str], None] | None = None,
+) -> str:
     versions = home / _VERSIONS
     versions.mkdir(exist_ok=True)
     _sweep(versions, keep=None)
@@ -266,7 +291,12 @@ def _publish(home: Path, fill: Fill, *, keep_previous: bool) -> str:
         previous: str | None = _current(home)
     except StorageError:
         previous = None
+    # A first save that is interrupted has to leave what another one recognises: no sidecar.
+    if beside is not None and previous is not None:
+        beside(version)
     _point(home, version)
+    if beside is not None and previous is None:
+        beside(version)
     if not keep_previous:
         _sweep(versions, keep={version})
     elif previous is not None:

@@ -353,6 +353,42 @@ def test_sidecar_is_replaced_and_erased(root: Path) -> None:
     assert open_current(root)[1] == {"value": 5}
 
 
+def test_a_version_is_current_once_what_belongs_beside_it_is_there(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point, seen = storage._point, []
+
+    def watched(home: Path, version: str) -> None:
+        point(home, version)
+        seen.append((home.name, read_sidecar(home, "histories") if home.name == "model" else None))
+
+    def beside(folder: Path, version: str) -> dict[str, Any]:
+        return {**fill(2)(folder), "version": version}
+
+    before = current(root)
+    monkeypatch.setattr(storage, "_point", watched)
+    version = save_version(root, fill(2), beside=("histories", beside))
+    assert version != before
+    assert [name for name, _ in seen] == ["histories", "model"]
+    assert seen[1][1] is not None
+    assert seen[1][1][1] == {"value": 2, "version": version}
+    # Of a first save nothing is there that another would take for somebody else's.
+    fresh = tmp_path / "fresh" / "model"
+
+    def broken(folder: Path, version: str) -> dict[str, Any]:
+        raise RuntimeError("the plug was pulled")
+
+    with pytest.raises(RuntimeError):
+        save_version(fresh, fill(3), beside=("histories", broken))
+    assert save_version(fresh, fill(4), beside=("histories", beside)) == current(fresh)
+    # Of a later one the version before stays.
+    with pytest.raises(RuntimeError):
+        save_version(root, fill(5), beside=("histories", broken))
+    assert current(root) == version
+    with pytest.raises(InputError, match="sidecar name"):
+        save_version(root, fill(6), beside=("versions", beside))
+
+
 def test_damaged_sidecar_is_refused_and_the_model_still_opens(root: Path) -> None:
     write_sidecar(root, "histories", fill(1))
     sidecar = read_sidecar(root, "histories")
