@@ -44,9 +44,15 @@ def load(
     else:
         folder, manifest = storage.open_version(root, version)
     model = read_model(folder, manifest, {**known_kinds(), **(kinds or {})})
-    sidecar = storage.read_sidecar(root, SIDECAR)
-    if sidecar is not None and _fits(model, folder.name, sidecar[1]):
-        model = replace(model, data=with_histories(model.data, sidecar[0]))
+    users = storage.from_sidecar(
+        root,
+        SIDECAR,
+        lambda beside, manifest: (
+            with_histories(model.data, beside) if _fits(model, folder.name, manifest) else None
+        ),
+    )
+    if users is not None:
+        model = replace(model, data=users)
     if not histories:
         model = replace(model, data=model.data.without_events())
     return HybridRecommender._loaded(model)

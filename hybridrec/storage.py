@@ -20,7 +20,7 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hybridrec.checks import InputError, StorageError, real_number
 from hybridrec.sealing import ID, PLAIN, flush, real_folder, seal, verified, write
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     Fill = Callable[[Path], dict[str, Any]]
     FillBeside = Callable[[Path, str], dict[str, Any]]
+
+Read = TypeVar("Read")
 
 _CURRENT, _LOCK, _VERSIONS = "CURRENT", ".lock", "versions"
 _TEMPORARY = ".tmp-"
@@ -184,6 +186,27 @@ def read_sidecar(root: Path, name: str) -> tuple[Path, dict[str, Any]] | None:
         return None
     real_folder(home)
     return _open(home)
+
+
+def from_sidecar(
+    root: Path, name: str, read: Callable[[Path, dict[str, Any]], Read]
+) -> Read | None:
+    """What ``read`` makes of the sidecar's folder and manifest; None where there is no sidecar.
+
+    It is erased under its readers when another one is written: then that one is read.
+
+    Raises:
+        StorageError: as :func:`read_sidecar`; or ``read`` finds it damaged.
+    """
+    while True:
+        saved = read_sidecar(root, name)
+        if saved is None:
+            return None
+        try:
+            return read(*saved)
+        except StorageError:
+            if saved[0].exists():
+                raise
 
 
 def remove_sidecar(root: Path, name: str, *, wait: float = 10.0) -> None:

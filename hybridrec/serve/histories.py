@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hybridrec import storage
-from hybridrec.checks import InputError, StorageError
+from hybridrec.checks import StorageError
 from hybridrec.persistence import SIDECAR, with_histories
 from hybridrec.ragged import Ragged
+from hybridrec.serve.store import rules
 from hybridrec.serve.store.contract import StoredEvent
 from hybridrec.state import read_state, write_state
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from hybridrec.serve.store.contract import Store
 
     Arrays = dict[str, NDArray[Any]]
+
+_log = logging.getLogger("hybridrec.serve")
 
 _1970 = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -50,22 +54,16 @@ def import_histories(store: Store, root: str | Path, catalogue: Dataset) -> int 
     Raises:
         StorageError: the histories are damaged.
         StoreError: they cannot be stored; what has been stays, and the next call goes on.
-        InputError: an id or a time that the store cannot hold.
     """
-    while True:
-        saved = storage.read_sidecar(Path(root), SIDECAR)
-        if saved is None:
-            return None
-        folder, manifest = saved
-        try:
-            data = with_histories(catalogue, folder)
-        except StorageError:
-            if folder.exists():
-                raise
-            continue  # whoever saved new ones erased these
-        if data is catalogue:
-            return None
-        return store.import_once(_mark(folder, manifest), saved_events(data))
+    saved = storage.from_sidecar(
+        Path(root),
+        SIDECAR,
+        lambda folder, manifest: (_mark(folder, manifest), with_histories(catalogue, folder)),
+    )
+    if saved is None or saved[1] is catalogue:
+        return None
+    mark, data = saved
+    return store.import_once(mark, saved_events(data))
 
 
 def saved_as(root: str | Path) -> str | None:
@@ -79,22 +77,35 @@ def saved_as(root: str | Path) -> str | None:
 def saved_events(data: Dataset) -> Iterator[StoredEvent]:
     """Every event of ``data``, user by user, oldest first; what is excluded was not liked.
 
-    Where there are no times, what is excluded stands before the history. Weights are left out.
-
-    Raises:
-        InputError: a time beyond the year 9999.
+    Where there are no times, what is excluded stands before the history. Weights are left out, and
+    so is what no store can hold: an id too long or of no valid text, a time beyond the year 9999.
+    How many events that were is logged.
     """
     names = [str(item) for item in data.items.ids.tolist()]
+    holds, lost = [rules.holds(name) for name in names], 0
     sources = [(data.histories, True)]
     if data.excluded is not None:
         sources.insert(0, (data.excluded, False))
     for row, user in enumerate(data.users.ids.tolist()):
         events = [event for rows, liked in sources for event in _row(rows, row, liked)]
+        if not rules.holds(str(user)):
+            lost += len(events)
+            continue
         if all(rows.times is not None for rows, _ in sources):
             events.sort(key=itemgetter(0))
         for time, item, liked in events:
             moment = _moment(time) if data.dated else None
-            yield StoredEvent(None, str(user), names[item], moment, liked)
+            if holds[item] and (moment is not None or not data.dated):
+                yield StoredEvent(None, str(user), names[item], moment, liked)
+            else:
+                lost += 1
+    if lost:
+        _log.warning(
+            "%d events beside the model are not imported: the id of the user or item is longer "
+            "than %d characters or no valid text, or the time beyond the year 9999",
+            lost,
+            rules.MOST_CHARACTERS,
+        )
 
 
 def forget_saved(root: str | Path, user: str) -> int:
@@ -121,8 +132,10 @@ def forget_saved(root: str | Path, user: str) -> int:
         return {**saved[1], "events": events, "mark": _mark(*saved)}
 
     # Looked at before as well: most users who are forgotten never were in a model.
-    saved = storage.read_sidecar(root, SIDECAR)
-    if saved is None or _row_of(read_state(saved[0])[1]["users"], user) is None:
+    row = storage.from_sidecar(
+        root, SIDECAR, lambda folder, _: _row_of(read_state(folder)[1]["users"], user)
+    )
+    if row is None:
         return 0
     try:
         storage.write_sidecar(root, SIDECAR, fill)
@@ -144,13 +157,11 @@ def _row(rows: Ragged, row: int, liked: bool) -> list[tuple[int, int, bool]]:
     return [(time, item, liked) for time, item in zip(times, items, strict=True)]
 
 
-def _moment(microseconds: int) -> datetime:
+def _moment(microseconds: int) -> datetime | None:
     try:
         return _1970 + timedelta(microseconds=microseconds)
-    except OverflowError as error:
-        raise InputError(
-            f"a saved event is of {microseconds} microseconds since 1970; wanted years 1 to 9999"
-        ) from error
+    except OverflowError:
+        return None
 
 
 def _row_of(ids: NDArray[Any], user: str) -> int | None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from hybridrec.checks import InputError, require_extra, whole_number
 from hybridrec.serve.app import create_app
 from hybridrec.serve.config import ServeConfig
-from hybridrec.serve.opening import store_of
+from hybridrec.serve.opening import key_command, store_of
 from hybridrec.serve.watch.logs import set_up_logs
 
 if TYPE_CHECKING:
@@ -151,6 +151,5 @@ def _check(config: ServeConfig, replicas: int, *, several: bool) -> None:
         if not store.keys():
             raise InputError(
                 "there is no API key, and whoever reaches Ray's proxies could do everything: make "
-                f"one with `hybridrec keys create NAME --scope recommend --model {config.model}`"
-                + ("" if config.store is None else ", and --store as in the settings")
+                f"one with `{key_command(config, 'recommend')}`"
             )

@@ -34,6 +34,16 @@ def store_of(config: ServeConfig, *, beside: bool = False) -> Store:
     return open_store(where, health_queries=config.health_queries, beside=beside)
 
 
+def key_command(config: ServeConfig, scope: str) -> str:
+    """The command that makes the first key; what a URL says after its scheme may be a secret."""
+    if config.store is None:
+        where = f"--model {config.model}"
+    else:
+        scheme, is_url, _ = config.store.partition("://")
+        where = f"--store {scheme}://..." if is_url else f"--store {config.store}"
+    return f"hybridrec keys create NAME --scope {scope} {where}"
+
+
 def check_start(config: ServeConfig, store: Store) -> None:
     """Refuse settings that would let anybody in, or lose events.
 
@@ -42,11 +52,9 @@ def check_start(config: ServeConfig, store: Store) -> None:
             that serves one.
     """
     if not config.loopback and not store.keys():
-        where = "" if config.store is None else f" --store {config.store}"
         raise InputError(
             f"host is {config.host!r}, which others can reach, and there is no API key: make one "
-            f"with `hybridrec keys create NAME --scope recommend --model {config.model}{where}`, "
-            "or listen on 127.0.0.1"
+            f"with `{key_command(config, 'recommend')}`, or listen on 127.0.0.1"
         )
     if config.workers > 1 and not store.shared:
         raise InputError(

@@ -144,7 +144,9 @@ class People:
         await self.sample.settle()
         self._batcher.drop(user)
         gone = await self._writes.run(self._forget, user)
-        self._batcher.drop(user)  # who came meanwhile may have read the history before it went
+        # Who came meanwhile may have read the history before it went, and left a prompt behind.
+        self._batcher.drop(user)
+        await self._writes.run(self._models.forget, user)
         return schema.ForgottenResponse(user=user, events=gone.events, queries=gone.queries)
 
     def _forget(self, user: Id) -> Forgotten:
@@ -160,7 +162,10 @@ class People:
         """Take over what is saved beside each version that comes to answer, until cancelled."""
         while True:
             await asyncio.sleep(self._config.watch_seconds)
-            await self.take_over()
+            try:
+                await self.take_over()
+            except Exception:
+                _log.exception("the histories beside the model were not looked at: tried again")
 
     async def take_over(self) -> None:
         """Import the histories beside the current version, if either is another one now.

@@ -18,7 +18,7 @@ from hybridrec import storage
 from hybridrec.checks import HybridrecError, InputError
 from hybridrec.serve.app import create_app
 from hybridrec.serve.config import ServeConfig
-from hybridrec.serve.opening import check_start, store_of
+from hybridrec.serve.opening import check_start, key_command, store_of
 from hybridrec.serve.watch.logs import UVICORN, set_up_logs
 from hybridrec.serve.watch.metrics_folder import metrics_folder
 
@@ -64,7 +64,7 @@ def run(config: ServeConfig, say: Callable[[str], None]) -> None:
     if open_to_all:
         told += (
             f"\nThere is no API key: whoever is on this machine may do everything, until "
-            f"`hybridrec keys create NAME --scope admin --model {config.model}`"
+            f"`{key_command(config, 'admin')}`"
         )
     # uvicorn stops by itself and then sends the signal again, to whoever was there before it.
     signal.signal(signal.SIGTERM, lambda *_: None)

@@ -9,9 +9,8 @@ import time
 class Rates:
     """Counts the requests of every caller in this process, in a window that slides.
 
-    The window is as long as ``rate`` needs for ``burst``, in whole seconds, at least one: its
-    average is ``rate``, and what may come at once is ``burst``, or a second's worth where that is
-    more.
+    The window is as long as ``rate`` needs for ``burst``, rounded up to whole seconds, and what may
+    come in it is what ``rate`` makes of that: at once ``burst``, and up to a second's worth more.
 
     Args:
         rate: requests a second; None sets no limit.
@@ -27,7 +26,7 @@ class Rates:
         from limits.strategies import SlidingWindowCounterRateLimiter
 
         seconds = max(1, math.ceil(burst / rate))
-        self._item = RateLimitItemPerSecond(max(burst, math.ceil(rate)), seconds)
+        self._item = RateLimitItemPerSecond(max(burst, round(rate * seconds)), seconds)
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def wait(self, caller: str) -> float | None:

@@ -198,21 +198,23 @@ class Batcher:
         started = time.perf_counter()
         outcomes: list[Answer | HybridrecError] = []
         begun = started
-        for part in self._answers(batch[0].loaded, [one.ask for one in batch]):
-            pairs = [(batch[place], outcome) for place, outcome in part]
-            done = [one for one, _ in pairs]
-            now = time.perf_counter()
-            spent, begun = (now - begun) / len(part), now
-            self._an_ask = (
-                self._an_ask + _NEWEST * (spent - self._an_ask) if self._an_ask else spent
-            )
-            with self._changed:  # from here on none of these is flagged as forgotten
-                self._computed = [one for one in self._computed if one not in done]
-            _settle([(one, _finished(one, outcome, started)) for one, outcome in pairs])
-            outcomes += [outcome for _, outcome in pairs]
-        if self._metrics is not None:
-            _tell(self._metrics, batch, outcomes, started)
-            self._tell_queue()
+        try:
+            for part in self._answers(batch[0].loaded, [one.ask for one in batch]):
+                pairs = [(batch[place], outcome) for place, outcome in part]
+                done = [one for one, _ in pairs]
+                now = time.perf_counter()
+                spent, begun = (now - begun) / len(part), now
+                self._an_ask = (
+                    self._an_ask + _NEWEST * (spent - self._an_ask) if self._an_ask else spent
+                )
+                with self._changed:  # from here on none of these is flagged as forgotten
+                    self._computed = [one for one in self._computed if one not in done]
+                _settle([(one, _finished(one, outcome, started)) for one, outcome in pairs])
+                outcomes += [outcome for _, outcome in pairs]
+        finally:  # whatever becomes of the rest, these have been told
+            if self._metrics is not None:
+                _tell(self._metrics, batch, outcomes, started)
+                self._tell_queue()
 
     # -- small things -----------------------------------------------------------------------
 

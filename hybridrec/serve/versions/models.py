@@ -25,6 +25,9 @@ __all__ = ["CheckError", "Loaded", "Models", "NoModelError", "load_model"]
 
 _log = logging.getLogger("hybridrec")
 
+_CLOSING_SECONDS = 5.0
+"""How long the watcher is waited for in the end."""
+
 
 class NoModelError(HybridrecError):
     """No version has been loaded yet."""
@@ -184,25 +187,33 @@ class Models:
         self._watcher.start()
 
     def close(self) -> None:
-        """End watching; what is loaded goes on answering whoever holds it."""
+        """End watching; what is loaded goes on answering whoever holds it.
+
+        A version that is just being loaded is not waited for: nobody will ask it.
+        """
         self._closed.set()
         if self._watcher is not None:
-            self._watcher.join()
+            self._watcher.join(_CLOSING_SECONDS)
 
     def _watch(self) -> None:
         while not self._closed.wait(self._config.watch_seconds):
             try:
                 if storage.current(self._root) != self._seen:
                     self.load()
-            except StorageError as error:
-                # It will be no better the next time, unless it was the disk that could not be read:
-                # tried again when the folder names another.
-                if isinstance(error.__cause__, OSError):
-                    self._seen = None
-                _log.error("the new version is not served: %s", error)
-            except Exception:
-                _log.exception("the new version is not served yet: it is tried again")
+            except Exception as error:
+                if not self._closed.is_set():  # else what it needed was closed meanwhile
+                    self._not_served(error)
+
+    def _not_served(self, error: Exception) -> None:
+        if isinstance(error, StorageError):
+            # It will be no better the next time, unless it was the disk that could not be read:
+            # tried again when the folder names another.
+            if isinstance(error.__cause__, OSError):
                 self._seen = None
+            _log.error("the new version is not served: %s", error)
+        else:
+            _log.error("the new version is not served yet: it is tried again", exc_info=error)
+            self._seen = None
 
     def _swap(self, held: _Held) -> None:
         self._held = held
