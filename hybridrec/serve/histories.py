@@ -16,7 +16,6 @@ from hybridrec import storage
 from hybridrec.checks import StorageError
 from hybridrec.persistence import SIDECAR, with_histories
 from hybridrec.ragged import Ragged
-from hybridrec.serve.store import rules
 from hybridrec.serve.store.contract import StoredEvent
 from hybridrec.state import read_state, write_state
 
@@ -78,33 +77,28 @@ def saved_events(data: Dataset) -> Iterator[StoredEvent]:
     """Every event of ``data``, user by user, oldest first; what is excluded was not liked.
 
     Where there are no times, what is excluded stands before the history. Weights are left out, and
-    so is what no store can hold: an id too long or of no valid text, a time beyond the year 9999.
-    How many events that were is logged.
+    so are events beyond the year 9999, which no store can hold: how many is logged.
     """
     names = [str(item) for item in data.items.ids.tolist()]
-    holds, lost = [rules.holds(name) for name in names], 0
+    lost = 0
     sources = [(data.histories, True)]
     if data.excluded is not None:
         sources.insert(0, (data.excluded, False))
     for row, user in enumerate(data.users.ids.tolist()):
         events = [event for rows, liked in sources for event in _row(rows, row, liked)]
-        if not rules.holds(str(user)):
-            lost += len(events)
-            continue
         if all(rows.times is not None for rows, _ in sources):
             events.sort(key=itemgetter(0))
         for time, item, liked in events:
             moment = _moment(time) if data.dated else None
-            if holds[item] and (moment is not None or not data.dated):
-                yield StoredEvent(None, str(user), names[item], moment, liked)
-            else:
+            if data.dated and moment is None:
                 lost += 1
+            else:
+                yield StoredEvent(None, str(user), names[item], moment, liked)
     if lost:
         _log.warning(
-            "%d events beside the model are not imported: the id of the user or item is longer "
-            "than %d characters or no valid text, or the time beyond the year 9999",
+            "%d of the events beside the model are beyond the year 9999 and not imported: are "
+            "their times in seconds? save the histories again",
             lost,
-            rules.MOST_CHARACTERS,
         )
 
 

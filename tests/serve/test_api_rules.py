@@ -65,6 +65,16 @@ def test_a_rate_above_its_burst_is_not_cut_down_to_it():
     assert rates.wait("a") is not None
 
 
+@pytest.mark.parametrize(
+    ("rate", "burst", "most"), [(26.0, 50, 52), (49.0, 50, 98), (10.0, 15, 20), (0.3, 1, 1)]
+)
+def test_a_rate_is_kept_on_average_whatever_the_burst(rate, burst, most):
+    """In the window that the burst takes, rounded up to seconds: 26 a second had become 25 in 2."""
+    rates = Rates(rate, burst)
+    let_through = [rates.wait("a") for _ in range(most + 5)].count(None)
+    assert burst <= let_through == most
+
+
 def test_what_is_not_listed_needs_admin():
     assert needed("POST", "/v1/recommend") == "recommend"
     assert needed("POST", "/v1/events") == "events"

@@ -9,8 +9,11 @@ from starlette.testclient import TestClient
 
 import hybridrec.serve.access.security as security
 from hybridrec.checks import InputError
+from hybridrec.cli import _parser
 from hybridrec.serve.access.callers import needed
 from hybridrec.serve.app import create_app
+from hybridrec.serve.config import ServeConfig
+from hybridrec.serve.opening import key_command
 
 ASKED = {"history": ["i1", "i2"], "k": 2}
 
@@ -216,6 +219,20 @@ def test_the_network_is_not_let_in_without_a_key(model_folder, tmp_path):
     config = settings(model_folder, tmp_path, host="0.0.0.0")
     with pytest.raises(InputError, match="hybridrec keys create"), asking(config):
         pass
+
+
+@pytest.mark.parametrize(
+    ("store", "where"),
+    [
+        (None, "--model m"),
+        ("keys.sqlite", "--store keys.sqlite"),
+        ("postgresql://me:secret@host/db", "--store postgresql://..."),
+    ],
+)
+def test_the_first_key_is_made_where_the_service_looks_for_it(store, where, capsys):
+    command = key_command(ServeConfig(model="m", store=store), "admin")
+    assert command == f"hybridrec keys create NAME --scope admin {where}"
+    assert _parser().parse_args(command.split()[1:]).name == "NAME"
 
 
 def test_several_processes_need_a_store_that_they_can_share(model_folder, tmp_path):

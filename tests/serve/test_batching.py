@@ -224,6 +224,28 @@ def test_a_batch_that_breaks_takes_nobody_else_with_it(loaded, caplog):
     assert "a batch of 4 requests failed" in caplog.text
 
 
+def test_what_was_told_of_a_batch_that_broke_is_counted(loaded):
+    class Breaking(Gate):
+        def __call__(self, loaded, asks):
+            yield next(iter(super().__call__(loaded, asks[:1])))
+            if len(asks) > 1:
+                raise ZeroDivisionError
+
+    counts = Counts()
+
+    async def test(batcher, gate):
+        late = replace(ASK, deadline=Deadline(-1.0))
+        busy, tasks = await held(batcher, gate, loaded, [late, ASK])
+        gate.gate.set()
+        outcomes = await asyncio.gather(busy, *tasks, return_exceptions=True)
+        assert [type(each) for each in outcomes] == [Answer, Answer, ZeroDivisionError]
+        await batcher.drain()
+
+    running(test, make=Breaking, metrics=counts)
+    assert counts.told["batch", 1] == counts.told["batch", 2] == 1
+    assert counts.told["popularity"] == 1
+
+
 def test_nobody_waits_for_whom_he_shares_no_ranking_with(loaded):
     class Slow(Gate):
         def __call__(self, loaded, asks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -146,6 +147,18 @@ def test_nothing_to_import(store, tmp_path, caplog):
     assert import_histories(store, root, data) == 6
 
 
+def test_what_no_store_can_hold_is_left_out_and_counted(store, tmp_path, caplog):
+    """One such time had ended the import, and with it the next start of the service."""
+    data = dataset(number=False)
+    times = data.histories.times.copy()
+    times[0] = 9_000_000 * 86_400_000_000  # days
+    data = replace(data, histories=replace(data.histories, times=times))
+    save(tmp_path / "model", data)
+    assert import_histories(store, tmp_path / "model", data) == 5
+    assert store.users() == ["ann", "bob", "eve"]
+    assert "1 of the events beside the model are beyond the year 9999" in caplog.text
+
+
 def test_damaged_histories_are_refused(store, tmp_path):
     root, data = tmp_path / "model", dataset()
     save(root, data)
@@ -167,7 +180,7 @@ def test_events_come_a_user_after_another(dataset):
 
 
 def test_histories_that_are_saved_after_their_version_are_taken_over(store, tmp_path, caplog):
-    """``save`` publishes a version before its histories, and a service may look in between."""
+    """Whoever writes them anew, as forgetting does, does so beside a version that answers."""
     root, data = tmp_path / "model", dataset(number=False)
     save(root, data)
     models = SimpleNamespace(current=SimpleNamespace(version="first", data=data))
