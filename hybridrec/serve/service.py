@@ -210,7 +210,10 @@ class Service:
             NothingBeforeError: there is none.
         """
         if self.models.previous is None:
-            raise NothingBeforeError("no version was loaded before this one: load one by its id")
+            raise NothingBeforeError(
+                "no version was loaded before this one since the service began: load one by its "
+                "id, or use `hybridrec rollback`"
+            )
         await self._switches.run(self.models.roll_back)
         return self.loaded_models()
 
