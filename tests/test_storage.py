@@ -17,6 +17,7 @@ from hybridrec import sealing, storage
 from hybridrec.checks import InputError, StorageError
 from hybridrec.storage import (
     current,
+    from_sidecar,
     open_current,
     open_version,
     read_sidecar,
@@ -387,6 +388,28 @@ def test_a_version_is_current_once_what_belongs_beside_it_is_there(
     assert current(root) == version
     with pytest.raises(InputError, match="sidecar name"):
         save_version(root, fill(6), beside=("versions", beside))
+
+
+def test_a_sidecar_replaced_under_its_reader_is_read_again(root: Path) -> None:
+    assert from_sidecar(root, "histories", lambda folder, info: info) is None
+    write_sidecar(root, "histories", fill(1))
+    seen = []
+
+    def read(folder: Path, info: dict[str, Any]) -> int:
+        seen.append(info["value"])
+        if len(seen) == 1:
+            write_sidecar(root, "histories", fill(2))
+            raise StorageError("state.json is missing")
+        return int((folder / "state.json").read_text())
+
+    assert from_sidecar(root, "histories", read) == 2
+    assert seen == [1, 2]
+
+    def damaged(folder: Path, info: dict[str, Any]) -> None:
+        raise StorageError("state.json is missing")
+
+    with pytest.raises(StorageError, match="is missing"):
+        from_sidecar(root, "histories", damaged)
 
 
 def test_damaged_sidecar_is_refused_and_the_model_still_opens(root: Path) -> None:

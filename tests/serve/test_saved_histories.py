@@ -225,6 +225,25 @@ def test_a_forgotten_user_is_in_no_file_of_the_model(tmp_path):
     assert forget_saved(root, "nobody") == 0
 
 
+def test_what_was_computed_while_a_user_went_goes_too(store, tmp_path):
+    """A request may read the history before it goes and leave a prompt behind when it has gone."""
+    root, order = tmp_path / "model", []
+    save(root, dataset())
+    models = SimpleNamespace(
+        current=SimpleNamespace(user=str), forget=lambda user: order.append("kept")
+    )
+    batcher = SimpleNamespace(drop=lambda user: order.append("waiting"))
+
+    async def forget():
+        people = People(ServeConfig(model=root), store, models, batcher, Metrics())
+        await people.forget("ann", SimpleNamespace(user=None))
+        await people.close()
+
+    asyncio.run(forget())
+    assert order == ["waiting", "kept", "waiting", "kept"]
+    assert forget_saved(root, "ann") == 0
+
+
 def test_the_others_keep_their_histories_and_places(store, tmp_path):
     from hybridrec.persistence import with_histories
 
