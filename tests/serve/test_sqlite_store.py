@@ -228,19 +228,31 @@ def test_a_file_that_was_taken_away_takes_no_events(store, path):
         store.append([event("e2")], key="k")
 
 
-def test_other_files_are_left_alone(path):
-    path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
-    with pytest.raises(StoreError, match="not a database"):
-        SQLiteStore(path)
-    path.unlink()
-    with closing(sqlite3.connect(path)) as other:
-        other.execute("CREATE TABLE notes (text)")
-    content = path.read_bytes()
-    with pytest.raises(StoreError, match="another program's database"):
-        SQLiteStore(path)
-    assert path.read_bytes() == content
-    with pytest.raises(StoreError, match="cannot open the store"):
-        SQLiteStore(path.parent)
+@pytest.mark.parametrize("beside", [False, True])
+def test_other_files_are_left_alone(path, folder, beside):
+    def there():
+        files = [file for file in folder.parent.rglob("*") if file.is_file()]
+        return {file: (file.read_bytes(), file.stat().st_mode) for file in files}
+
+    def refused(says, at=path):
+        before = there()
+        with pytest.raises(StoreError, match=says):
+            SQLiteStore(at, beside=beside)
+        assert there() == before
+
+    table = b"user,item\n" * 1000
+    for size in (2, 10, 16, 100, 512, 10_000):
+        path.write_bytes(table[:size])
+        path.chmod(0o644)
+        refused("file is not a database")
+    for settings in ("user_version=1", "journal_mode=WAL", "application_id=7"):
+        path.unlink()
+        with closing(sqlite3.connect(path)) as other:
+            other.execute(f"PRAGMA {settings}")
+            other.execute("CREATE TABLE notes (text)")
+        path.chmod(0o644)
+        refused("another program's database")
+    refused("is a folder", at=folder)
     with pytest.raises(StoreError, match="No such file"):
         SQLiteStore(path.parent / "nowhere" / "service.sqlite")
 

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -76,8 +76,9 @@ class SQLiteFile:
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
         try:
+            _look_at(self.path)
             self._lock = _locked(self.path, or_none=beside)
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cannot open the store {self.path}: {error}") from error
         try:
             if self._lock is not None:
@@ -103,10 +104,8 @@ class SQLiteFile:
 
     def _prepare(self, migrations: tuple[tuple[str, ...], ...]) -> None:
         """Turn on the log, bring the tables to this make, end what a crash cut short."""
-        version = self._number("PRAGMA user_version")
-        tables = self._number("SELECT count(*) FROM sqlite_master")
-        if self._number("PRAGMA application_id") != _OURS and (version or tables):
-            raise StoreError(f"{self.path} is another program's database: choose another path")
+        _check_ours(self.path, self._writer)
+        version = _number(self._writer, "PRAGMA user_version")
         if version > len(migrations):
             raise StoreError(
                 f"the store {self.path} has version {version}, made by a newer hybridrec; this one "
@@ -126,11 +125,8 @@ class SQLiteFile:
             self._writer.execute(f"PRAGMA application_id={_OURS}")
             self._writer.execute(f"PRAGMA user_version={number}")
             self._writer.execute("COMMIT")
-        if self._lock is not None and self._number(_UNSCRUBBED):
+        if self._lock is not None and _number(self._writer, _UNSCRUBBED):
             self._scrub()
-
-    def _number(self, query: str) -> int:
-        return int(self._writer.execute(query).fetchone()[0])
 
     def _give_up(self) -> None:
         if hasattr(self, "_writer"):
@@ -217,7 +213,7 @@ class SQLiteFile:
         try:
             self._transact(jobs)
             scrubs = [job for job in jobs if job.scrub and job.error is None]
-            if scrubs and self._number(_UNSCRUBBED):
+            if scrubs and _number(self._writer, _UNSCRUBBED):
                 self._scrub_for(scrubs)
         except BaseException as error:
             known = isinstance(error, sqlite3.Error)
@@ -259,7 +255,7 @@ class SQLiteFile:
         """
         self._writer.execute("VACUUM")
         deadline = time.monotonic() + self._patience
-        while self._number("PRAGMA wal_checkpoint(TRUNCATE)"):
+        while _number(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)"):
             if time.monotonic() > deadline:
                 raise StoreError(
                     f"the rows are deleted, but {self.path}-wal still holds them, as somebody is "
@@ -267,6 +263,33 @@ class SQLiteFile:
                 )
             time.sleep(0.01)
         self._writer.execute("DELETE FROM unscrubbed")
+
+
+def _look_at(path: Path) -> None:
+    """Refuse what is there and not ours before anything is changed, or made beside it.
+
+    SQLite reads it, because a file that we opened and closed would take this process's locks on it
+    along. As immutable it needs no lock and no file beside it, and its log is not read yet.
+    """
+    if path.is_dir():
+        raise StoreError(f"the store {path} is a folder; wanted the path of a file")
+    if path.exists():
+        uri = f"{path.as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            _check_ours(path, connection)
+
+
+def _check_ours(path: Path, connection: sqlite3.Connection) -> None:
+    """Refuse a database that is neither marked as ours nor empty."""
+    if _number(connection, "PRAGMA application_id") != _OURS and (
+        _number(connection, "PRAGMA user_version")
+        or _number(connection, "SELECT count(*) FROM sqlite_master")
+    ):
+        raise StoreError(f"{path} is another program's database: choose another path")
+
+
+def _number(connection: sqlite3.Connection, query: str) -> int:
+    return int(connection.execute(query).fetchone()[0])
 
 
 def _locked(path: Path, *, or_none: bool) -> int | None:
