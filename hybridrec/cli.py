@@ -293,11 +293,21 @@ def _ids(given: Sequence[str], known: IdMap, argument: str) -> list[Any]:
 
 def _evaluate(chosen: argparse.Namespace) -> None:
     import hybridrec as hr
+    from hybridrec.loading import histories_version
+    from hybridrec.storage import current
 
-    engine = hr.load(chosen.model)
+    version = current(chosen.model)
+    engine = hr.load(chosen.model, version=version)
     data = _named_as(engine.data, read_data(chosen), chosen.data)
     split = hr.split.leave_last(data).for_catalogue(engine.data.items)
-    _refuse_seen_answers(engine.data, split)
+    if histories_version(chosen.model) == version:
+        _refuse_seen_answers(engine.data, split)
+    else:
+        logging.getLogger("hybridrec").warning(
+            "no histories that version %s was fitted on are beside it: whether it has seen the "
+            "answers is unknown",
+            version,
+        )
     if chosen.sample is not None:
         split = split.sample(chosen.sample)
     examples = whole_number("--examples", chosen.examples)
@@ -314,11 +324,6 @@ def _evaluate(chosen: argparse.Namespace) -> None:
 
 def _refuse_seen_answers(fitted: Dataset, split: Split) -> None:
     """A model that was fitted on the held-out events has nothing to prove on them."""
-    if not fitted.n_users:
-        logging.getLogger("hybridrec").warning(
-            "this model was saved without histories: whether it has seen the answers is unknown"
-        )
-        return
     users = fitted.users.codes(split.train.users.ids[split.queries.users], unknown="mark")
     known = users >= 0
     targets = split.targets.items[split.targets.indptr[:-1]][known]

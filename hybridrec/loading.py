@@ -58,6 +58,17 @@ def load(
     return HybridRecommender._loaded(model)
 
 
+def histories_version(path: str | Path) -> str | None:
+    """The version that the histories beside the model in ``path`` were saved with, if it is told.
+
+    After ``hybridrec rollback`` it is another one than the current.
+
+    Raises:
+        StorageError: the histories are damaged.
+    """
+    return storage.from_sidecar(Path(path), SIDECAR, lambda _, beside: beside.get("version"))
+
+
 def _fits(model: Model, version: str, beside: Mapping[str, Any]) -> bool:
     """Whether the users of the sidecar have the codes that ``model`` learnt them by.
 

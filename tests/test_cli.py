@@ -5,6 +5,7 @@ import json
 import pyarrow.csv as csv
 import pytest
 
+import hybridrec as hr
 from hybridrec.cli import main
 
 TEMPLATE = "{title}. {genres}"
@@ -78,6 +79,21 @@ def test_a_model_that_has_seen_the_answers_is_not_evaluated(files, capsys):
     assert "--hold-out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seen_last", [True, False])
+def test_histories_of_another_version_tell_nothing(files, tmp_path, caplog, seen_last):
+    log, model = str(files / "log.csv"), str(tmp_path / "model")
+    data = hr.Dataset.from_frame(log, user="user_id", item="item_id", time="timestamp")
+    held_out = hr.split.leave_last(data).train
+    for fitted in (held_out, data) if seen_last else (data, held_out):
+        engine = hr.HybridRecommender([hr.Popularity()]).fit(fitted)
+        engine.save(model, histories=True)
+    for status, warned in ((2 if seen_last else 0, False), (0, True)):
+        caplog.clear()
+        assert main(["evaluate", model, log, "-q"]) == status
+        assert ("has seen the answers is unknown" in caplog.text) == warned
+        assert main(["rollback", model]) == 0
+
+
 def write(path, header, rows):
     path.write_text("\n".join([header, *rows]) + "\n")
     return str(path)
@@ -108,8 +124,6 @@ def test_ids_of_text_files_need_no_common_look(tmp_path, capsys):
 
 
 def test_a_folder_of_somebody_else_is_refused_before_fitting(files, tmp_path, capsys, monkeypatch):
-    import hybridrec as hr
-
     (tmp_path / "thesis.tex").write_text("mine")
 
     def fit(self, data):
