@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hybridrec.data.dataset import Dataset
-    from hybridrec.data.ids import IdMap
     from hybridrec.data.split import Split
     from hybridrec.engine import HybridRecommender
     from hybridrec.ragged import Items, Ragged
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, or 2 after an error that was explained."""
+    """Run one command; returns the exit status.
+
+    0; 2 after an error that was explained; 130, as shells have it, after Ctrl-C.
+    """
     parser = _parser()
     chosen = parser.parse_args(arguments)
     if not hasattr(chosen, "run"):
@@ -47,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (HybridrecError, ImportError) as error:
         print(f"hybridrec: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("hybridrec: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return 0
     except OSError as error:
@@ -165,7 +170,9 @@ def _recommend_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
     )
     recommend.add_argument("--with-seen", action="store_true", help="do not leave out seen items")
     recommend.add_argument(
-        "--budget-ms", type=float, help="milliseconds in which to answer, with what was reranked"
+        "--budget-ms",
+        type=float,
+        help="milliseconds in which to answer; --json then says what was reranked",
     )
     recommend.add_argument("--json", action="store_true", help="one JSON object a line")
     recommend.set_defaults(run=_recommend)
@@ -260,18 +267,20 @@ def _settled(chosen: argparse.Namespace, data: Dataset) -> HybridRecommender:
 
 def _recommend(chosen: argparse.Namespace) -> None:
     import hybridrec as hr
+    from hybridrec.persistence import id_type
 
-    if bool(chosen.user) == bool(chosen.history):
+    if (chosen.user is None) == (chosen.history is None):
         raise InputError("give --user (once or more) or --history, and not both")
     engine = hr.load(chosen.model)
     options: dict[str, Any] = {"k": chosen.k, "exclude_seen": not chosen.with_seen}
     options |= {"unknown": chosen.unknown, "frame": "pyarrow", "budget_ms": chosen.budget_ms}
     data = engine.data
     if chosen.user:
-        answer = engine.recommend(_ids(chosen.user, data.users, "--user"), **options)
+        answer = engine.recommend(_users(chosen, engine), **options)
     else:
-        given = [part.strip() for part in chosen.history.split(",")]
-        answer = engine.recommend(histories=[_ids(given, data.items, "--history")], **options)
+        given = [part.strip() for part in chosen.history.split(",")] if chosen.history else []
+        history = _ids(given, id_type(data.items.ids), "--history")
+        answer = engine.recommend(histories=[history], **options)
     codes = data.items.codes(answer["item"])
     texts = data.item_text(codes) if data.texts is not None else [""] * len(codes)
     for row, text in zip(answer.to_pylist(), texts, strict=True):
@@ -281,9 +290,20 @@ def _recommend(chosen: argparse.Namespace) -> None:
             print(f"{row['user']}\t{row['rank']}\t{row['item']}\t{row['score']:.4f}\t{text}")
 
 
-def _ids(given: Sequence[str], known: IdMap, argument: str) -> list[Any]:
-    """What was typed, as the type of id that the model holds."""
-    if known.ids.dtype.kind != "i":
+def _users(chosen: argparse.Namespace, engine: HybridRecommender) -> list[Any]:
+    """The ids of ``--user``, all of them known unless ``--unknown`` lets others be."""
+    users = _ids(chosen.user, engine.user_ids, "--user")
+    known = engine.data.users.codes(users, "mark") >= 0
+    if chosen.unknown == "raise" and not known.all():
+        why = "" if engine.data.n_users else ", as this model holds no users' histories"
+        who = users[known.argmin()]
+        raise InputError(f"--user {who!r} is unknown{why}: give --history, or --unknown popular")
+    return users
+
+
+def _ids(given: Sequence[str], kind: str, argument: str) -> list[Any]:
+    """What was typed, as the type of id that the model holds: "int" or "str"."""
+    if kind != "int":
         return list(given)
     try:
         return [int(text) for text in given]

@@ -157,7 +157,7 @@ def test_a_report_that_cannot_be_written_is_one_line(model, files, tmp_path, cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["recommend", "{model}", "--user", "nobody"], "'nobody'"),
+        (["recommend", "{model}", "--user", "nobody"], "'nobody' is unknown: give --history, or"),
         (["recommend", "{model}"], "--user"),
         (["recommend", "{model}", "--user", "u1", "-k", "0"], "k is 0"),
         (["recommend", "{files}/nothing", "--user", "u1"], "nothing"),
@@ -174,6 +174,35 @@ def test_mistakes_end_with_one_line_that_helps(model, files, arguments, message,
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.fixture
+def nameless(files, tmp_path):
+    data = hr.Dataset.from_frame(files / "log.csv", user="user_id", item="item_id")
+    hr.HybridRecommender([hr.Popularity()]).fit(data).save(tmp_path / "nameless")
+    return str(tmp_path / "nameless")
+
+
+def test_without_histories_every_user_is_unknown_whatever_the_name(nameless, capsys):
+    for user in ("alice", "7"):
+        assert main(["recommend", nameless, "--user", user]) == 2
+        assert f"'{user}' is unknown, as this model holds no users'" in capsys.readouterr().err
+        assert main(["recommend", nameless, "--user", user, "--unknown", "popular", "-k", "1"]) == 0
+        assert capsys.readouterr().out.startswith(f"{user}\t1\t")
+
+
+def test_an_empty_history_is_one(nameless, capsys):
+    assert main(["recommend", nameless, "--history", "", "-k", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_ctrl_c_ends_with_one_line(files, tmp_path, capsys, monkeypatch):
+    def interrupted(self, data):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hr.HybridRecommender, "fit", interrupted)
+    assert main(["fit", str(files / "log.csv"), "-o", str(tmp_path / "model"), "-q"]) == 130
+    assert capsys.readouterr().err == "hybridrec: interrupted\n"
 
 
 def test_help_is_there_for_every_command(capsys):
