@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ def _serve(chosen: argparse.Namespace) -> None:
 def _create(chosen: argparse.Namespace) -> None:
     from hybridrec.serve.access.keys import create_key
 
-    store = _store(chosen)
+    store = _store(chosen, make=True)
     try:
         secret = create_key(store, chosen.name, tuple(dict.fromkeys(chosen.scope)))
     finally:
@@ -143,22 +144,28 @@ def _list(chosen: argparse.Namespace) -> None:
         keys = store.keys()
     finally:
         store.close()
+    if not keys:
+        print("There is no API key: `hybridrec keys create` makes one", file=sys.stderr)
     for key in keys:
         made = key.created.isoformat(timespec="seconds")
         state = "" if key.revoked is None else f"\trevoked {key.revoked:%Y-%m-%dT%H:%M:%SZ}"
         print(f"{key.id}\t{key.name}\t{','.join(key.scopes)}\t{made}{state}")
 
 
-def _store(chosen: argparse.Namespace) -> Store:
-    from hybridrec.serve.config import ServeConfig
-    from hybridrec.serve.opening import store_of
-
-    if chosen.model is None:
-        return store_of(ServeConfig(model=Path(), store=chosen.store), beside=True)
+def _store(chosen: argparse.Namespace, *, make: bool = False) -> Store:
     from hybridrec import storage
+    from hybridrec.serve.opening import STORE
+    from hybridrec.serve.store.by_url import is_url, open_store
 
-    storage.current(chosen.model)  # no store in a folder that is no model's
-    return store_of(ServeConfig(model=chosen.model), beside=True)
+    where = chosen.store
+    if where is None:
+        storage.current(chosen.model)  # no store in a folder that is no model's
+        where = str(chosen.model / STORE)
+    if not make and not is_url(where) and not Path(where).exists():
+        raise InputError(
+            f"there is no store {where}: `hybridrec serve` or `hybridrec keys create` makes one"
+        )
+    return open_store(where, beside=True)
 
 
 def _roll_back(chosen: argparse.Namespace) -> None:

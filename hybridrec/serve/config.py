@@ -63,7 +63,8 @@ class ServeConfig:
             whole_number(name, getattr(self, name), least=1)
         whole_number("health_queries", self.health_queries)
         real_number("watch_seconds", self.watch_seconds, least=0.0)
-        real_number("health_overlap", self.health_overlap, least=0.0, below=1.0 + 1e-9)
+        if real_number("health_overlap", self.health_overlap, least=0.0) > 1.0:
+            raise InputError(f"health_overlap is {self.health_overlap}; wanted a share, at most 1")
         for name in ("budget_ms", "rate"):
             if getattr(self, name) is not None:
                 real_number(name, getattr(self, name), above=0.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 from dataclasses import asdict
@@ -43,16 +45,18 @@ def run(config: ServeConfig, say: Callable[[str], None]) -> None:
         say: told where it listens, and what its owner should know.
 
     Raises:
-        InputError: what :func:`hybridrec.serve.opening.check_start` refuses; no such host.
+        InputError: what :func:`hybridrec.serve.opening.check_start` refuses; no such host; files
+            that are no certificate and its key.
         StoreError: the store cannot be opened.
         StorageError: there is no model, or it is damaged.
         OSError: the port is taken.
     """
+    _check_tls(config)
+    storage.current(config.model)  # no store in a folder that is no model's
     store = store_of(config)
     try:
         check_start(config, store)
         open_to_all = not store.keys()
-        storage.current(config.model)
         listener = _listener(config)
     except BaseException:
         store.close()
@@ -109,12 +113,19 @@ def _serve(
     app: FastAPI, config: ServeConfig, listener: socket.socket, up: Callable[[], None]
 ) -> None:
     server = _Server(_uvicorn(app, config), up)
+
+    def failed() -> HybridrecError | None:
+        error = getattr(app.state, "failed", None)
+        return error if isinstance(error, HybridrecError) else None
+
+    # Who starts it is told in one line: the framework would log a traceback before.
+    logging.getLogger("uvicorn.error").addFilter(lambda _: failed() is None)
     try:
         server.run(sockets=[listener])
     except SystemExit:
-        failed = getattr(app.state, "failed", None)
-        if isinstance(failed, HybridrecError):
-            raise failed from None
+        error = failed()
+        if error is not None:
+            raise error from None
         raise
 
 
@@ -142,6 +153,29 @@ def _uvicorn(app: FastAPI | str, config: ServeConfig, **more: Any) -> uvicorn.Co
         **UVICORN,
         **more,
     )
+
+
+def _check_tls(config: ServeConfig) -> None:
+    """Refuse files that are no certificate and its key."""
+    if config.certificate is None or config.private_key is None:
+        return
+    for name in ("certificate", "private_key"):
+        file = getattr(config, name)
+        try:
+            open(file, "rb").close()
+        except OSError as error:
+            raise InputError(
+                f"{name} is {file}, which cannot be read: {error.strerror}; wanted a PEM file"
+            ) from error
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            config.certificate, config.private_key
+        )
+    except ssl.SSLError as error:
+        raise InputError(
+            f"certificate is {config.certificate} and private_key {config.private_key}; wanted PEM "
+            f"files of a certificate and its own key: {error}"
+        ) from error
 
 
 def _listener(config: ServeConfig) -> socket.socket:

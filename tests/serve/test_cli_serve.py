@@ -177,6 +177,45 @@ def test_mistakes_end_with_one_line_that_helps(own_folder, model_folder, tmp_pat
     assert "nothing before" in told("rollback", own_folder)
 
 
+def test_a_mistake_leaves_nothing_behind(own_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    empty, log, text = tmp_path / "empty", tmp_path / "log.csv", tmp_path / "text.pem"
+    empty.mkdir()
+    for file in (log, text):
+        file.write_text("user,item\n" * 100)
+    log.chmod(0o644)
+    before = sorted(tmp_path.rglob("*"))
+
+    def told(*arguments):
+        assert main([str(part) for part in arguments]) == 2
+        assert sorted(tmp_path.rglob("*")) == before
+        return capsys.readouterr().err.splitlines()[-1]
+
+    for model in (empty, tmp_path / "nowhere"):
+        assert f"{model} holds no saved model" in told("serve", model)
+    for command in (["serve", own_folder], ["keys", "list"], ["keys", "revoke", "x"]):
+        assert "not a database" in told(*command, "--store", log)
+    assert log.stat().st_mode & 0o777 == 0o644
+    for action in (["list"], ["revoke", "x"]):
+        assert "there is no store typo.sqlite" in told("keys", *action, "--store", "typo.sqlite")
+        assert f"there is no store {own_folder}" in told("keys", *action, "--model", own_folder)
+    tls = ("serve", own_folder, "--certificate", text, "--private-key")
+    assert "private_key is no.pem, which cannot be read: No such file" in told(*tls, "no.pem")
+    assert f"certificate is {text} and private_key {text}; wanted PEM" in told(*tls, text)
+    assert "health_overlap is 2.0; wanted a share, at most 1" in told(
+        "serve", own_folder, "--health-overlap", "2"
+    )
+
+
+def test_that_there_is_no_key_is_said_beside_the_list(tmp_path, capsys):
+    store = tmp_path / "s.sqlite"
+    open_store(store).close()
+    assert main(["keys", "list", "--store", str(store)]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "There is no API key" in err
+
+
 def keyed_store(path, capsys):
     assert main(["keys", "create", "x", "--scope", "admin", "--store", str(path)]) == 0
     capsys.readouterr()
@@ -184,8 +223,9 @@ def keyed_store(path, capsys):
 
 
 @pytest.mark.slow
-def test_a_damaged_model_is_told_before_anything_is_served(own_folder, capsys):
-    file = next(own_folder.glob("versions/*/popularity/*"))
+@pytest.mark.parametrize("damaged", ["versions/*/popularity/*", "CURRENT"])
+def test_a_damaged_model_is_told_before_anything_is_served(own_folder, damaged):
+    file = next(own_folder.glob(damaged))
     file.write_bytes(b"x")
     done = subprocess.run(
         [sys.executable, "-m", "hybridrec.cli", "serve", str(own_folder), "--port", "0"],
@@ -196,8 +236,10 @@ def test_a_damaged_model_is_told_before_anything_is_served(own_folder, capsys):
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.splitlines()[-1].startswith("hybridrec: error: ")
-    assert file.name in done.stderr.splitlines()[-1]
+    *before, line = done.stderr.splitlines()
+    assert line.startswith("hybridrec: error: ")
+    assert ("no version 'x'" if damaged == "CURRENT" else file.name) in line
+    assert {json.loads(each)["level"] for each in before} == {"info"}
 
 
 def test_rolling_back_names_the_other_version(own_folder, save_another, capsys):

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
+def is_url(where: str) -> bool:
+    """Whether it is no path of an SQLite file."""
+    return _SCHEME.match(where) is not None
+
+
 def open_store(
     where: str | PathLike[str], *, health_queries: int = 50, beside: bool = False
 ) -> Store:
