@@ -16,7 +16,7 @@ import numpy as np
 from hybridrec import __version__
 from hybridrec.bars import progress
 from hybridrec.checks import HybridrecError, InputError, whole_number
-from hybridrec.cli_data import ENCODER, add_data_arguments, encoder_of, read_data
+from hybridrec.cli_data import ENCODER, add_data_arguments, encoder_of, last_held_out, read_data
 from hybridrec.cli_serve import add_serve_parsers
 from hybridrec.cli_tune import add_tune_parser
 
@@ -216,13 +216,12 @@ def _demo(chosen: argparse.Namespace) -> None:
 
 
 def _fit(chosen: argparse.Namespace) -> None:
-    import hybridrec as hr
     from hybridrec.storage import check_root
 
     check_root(chosen.output)
     data = read_data(chosen)
     if chosen.hold_out:
-        data = hr.split.leave_last(data).train
+        data = last_held_out(data).train
     engine = _settled(chosen, data) if chosen.settings else _default(chosen, data)
     version = engine.fit(data).save(chosen.output, histories=not chosen.no_histories)
     print(f"Fitted {data}; wrote version {version} to {chosen.output}")
@@ -319,7 +318,7 @@ def _evaluate(chosen: argparse.Namespace) -> None:
     version = current(chosen.model)
     engine = hr.load(chosen.model, version=version)
     data = _named_as(engine.data, read_data(chosen), chosen.data)
-    split = hr.split.leave_last(data).for_catalogue(engine.data.items)
+    split = last_held_out(data).for_catalogue(engine.data.items)
     if histories_version(chosen.model) == version:
         _refuse_seen_answers(engine.data, split)
     else:
@@ -372,10 +371,17 @@ def _named_as(fitted: Dataset, data: Dataset, path: Path) -> Dataset:
     from hybridrec.data.frames import as_written
     from hybridrec.data.ids import IdMap
 
-    users = IdMap(as_written(data.users.ids, path, fitted.users.ids))
-    return replace(
-        data, users=users, items=IdMap(as_written(data.items.ids, path, fitted.items.ids))
-    )
+    named: dict[str, Any] = {}
+    for name in ("user", "item"):
+        known = getattr(fitted, f"{name}s").ids
+        ids = as_written(getattr(data, f"{name}s").ids, path, known)
+        if len(known) and ids.dtype.kind != known.dtype.kind:
+            raise InputError(
+                f"{path} has {name} ids such as {ids[0].item()!r}, and the model such as "
+                f"{known[0].item()!r}: name the column that the model was fitted by with --{name}"
+            )
+        named[f"{name}s"] = IdMap(ids)
+    return replace(data, **named)
 
 
 def _doctor(_: argparse.Namespace) -> None:

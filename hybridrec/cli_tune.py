@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridrec.checks import InputError
-from hybridrec.cli_data import ENCODER, add_data_arguments, data_words, encoder_of, read_data
+from hybridrec.cli_data import (
+    ENCODER,
+    add_data_arguments,
+    data_words,
+    encoder_of,
+    last_held_out,
+    read_data,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +84,7 @@ def _tune(chosen: argparse.Namespace) -> None:
 
     data = read_data(chosen)
     if chosen.hold_out:
-        data = hr.split.leave_last(data).train
+        data = last_held_out(data).train
     minutes = chosen.minutes
     if minutes is None and chosen.trials is None:
         minutes = _MINUTES

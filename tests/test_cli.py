@@ -196,6 +196,28 @@ def test_an_empty_history_is_one(nameless, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_data_that_tell_no_last_event_are_refused_by_the_flag(model, tmp_path, capsys):
+    log = write(tmp_path / "log.csv", "user,item", ["a,x", "a,y", "b,x", "b,y"])
+    out = str(tmp_path / "out")
+    for command in (["evaluate", model], ["fit", "-o", out], ["tune", "-o", out]):
+        flags = [] if command[0] == "evaluate" else ["--hold-out"]
+        assert main([*command, log, *flags, "-q"]) == 2
+        assert "no time column" in (said := capsys.readouterr().err)
+        assert "--time" in said
+
+
+def test_ids_of_another_type_are_told_with_their_file(tmp_path, capsys):
+    rows = [f"{user},{1 + (user + t) % 6},{t},n{t}" for user in range(8) for t in range(5)]
+    log = write(tmp_path / "log.csv", "user,item,time,name", rows)
+    data = hr.Dataset.from_frame(log, user="user", item="item", time="time")
+    model = str(tmp_path / "model")
+    hr.HybridRecommender([hr.Popularity()]).fit(data).save(model, histories=True)
+    for column in ("item", "user"):
+        assert main(["evaluate", model, log, f"--{column}", "name", "-q"]) == 2
+        assert f"log.csv has {column} ids such as 'n0'" in (said := capsys.readouterr().err)
+        assert f"with --{column}" in said
+
+
 def test_ctrl_c_ends_with_one_line(files, tmp_path, capsys, monkeypatch):
     def interrupted(self, data):
         raise KeyboardInterrupt
