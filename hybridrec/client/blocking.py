@@ -33,6 +33,9 @@ class Client:
         retries: times to send a call again.
         transport: how requests travel; None takes the network.
 
+    Raises:
+        InputError: the URL is not one of HTTP's.
+
     Raises of every call:
         ClientError: :mod:`hybridrec.client.errors` tells them apart.
     """
@@ -49,7 +52,7 @@ class Client:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._patience = calls.Patience(retries=retries)
         self._http = httpx2.Client(
-            base_url=url, headers=headers, timeout=timeout, transport=transport
+            base_url=calls.checked_url(url), headers=headers, timeout=timeout, transport=transport
         )
 
     def recommend(self, **asked: Unpack[calls.Recommend]) -> schema.RecommendResponse:
@@ -115,7 +118,7 @@ class Client:
         while True:
             try:
                 return call.answered(self._http.send(call.request(self._http)))
-            except httpx2.TransportError as problem:
+            except httpx2.RequestError as problem:
                 error: ClientError = calls.unreachable(problem, self._http.base_url)
                 error.__cause__ = problem
             except ClientError as problem:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import ssl
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,8 @@ from urllib.parse import quote
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from hybridrec.client.errors import AwayError, BusyError, ClientError, error_of
+from hybridrec.checks import InputError
+from hybridrec.client.errors import AwayError, BusyError, ClientError, RefusedError, error_of
 from hybridrec.serve.wire.schema import (
     ErrorResponse,
     EventsResponse,
@@ -27,7 +30,11 @@ from hybridrec.serve.wire.schema import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hybridrec.serve.answers.asking import Id
+
+    Ids = Sequence[Id] | NDArray[Any]
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -36,7 +43,7 @@ class Whom(TypedDict, total=False):
     """What recommending and ranking have in common; see the API for each."""
 
     user: Id
-    history: Sequence[Id]
+    history: Ids
     context: Mapping[str, str | bool | int | float]
     budget_ms: float
     explain: bool
@@ -50,18 +57,18 @@ class Recommend(Whom, total=False):
     k: int
     depth: int
     exclude_seen: bool
-    allow: Sequence[Id]
-    block: Sequence[Id]
+    allow: Ids
+    block: Ids
 
 
 class Rank(Whom, total=False):
     """What to rank."""
 
-    candidates: Required[Sequence[Id]]
+    candidates: Required[Ids]
 
 
 class Event(TypedDict, total=False):
-    """Something a user did.
+    """Something a user did; a time that is text is RFC 3339, such as 2026-01-31T12:00:00Z.
 
     Without an id it gets one, and the time of sending if it has none. With an id of the caller's
     and no time it happens when it arrives, and the caller may send it again: it counts once.
@@ -70,7 +77,7 @@ class Event(TypedDict, total=False):
     id: str
     user: Required[Id]
     item: Required[Id]
-    time: datetime
+    time: datetime | str
     liked: bool
 
 
@@ -95,8 +102,21 @@ class Call(Generic[T]):
     again: bool = True
 
     def request(self, http: httpx2.Client | httpx2.AsyncClient) -> httpx2.Request:
-        """The request to send."""
-        return http.build_request(self.method, self.path, json=self.body, params=self.params)
+        """The request to send.
+
+        Raises:
+            RefusedError: JSON, or a URL, has no place for a value.
+        """
+        headers = None if self.body is None else {"Content-Type": "application/json"}
+        try:
+            content = None if self.body is None else _written(self.body)
+            return http.build_request(
+                self.method, self.path, content=content, headers=headers, params=self.params
+            )
+        except (TypeError, ValueError, httpx2.InvalidURL) as error:
+            raise RefusedError(
+                f"{self.method} {self.path[:100]} cannot be sent: {error}", code="invalid"
+            ) from error
 
     def answered(self, response: httpx2.Response) -> T:
         """What the service answered.
@@ -114,6 +134,21 @@ class Call(Generic[T]):
                     code="not_understood",
                 ) from error
         raise _told(response)
+
+
+def _written(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(
+        body, default=_plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    ).encode()
+
+
+def _plain(value: Any) -> object:
+    """What JSON writes for a time, and for an array, a column or a number of numpy's or pandas'."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"it holds a {type(value).__name__}; wanted text, numbers, or lists of them")
 
 
 def _told(response: httpx2.Response) -> ClientError:
@@ -135,9 +170,38 @@ def _told(response: httpx2.Response) -> ClientError:
     )
 
 
-def unreachable(error: httpx2.TransportError, url: object) -> AwayError:
-    """What a connection that failed is told as."""
-    return AwayError(f"{url} does not answer: {error or type(error).__name__}", code="unreachable")
+def checked_url(url: str) -> str:
+    """``url``, if the service can be there.
+
+    Raises:
+        InputError: it is no URL, or not one of HTTP's.
+    """
+    try:
+        found = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise InputError(f"url is {url!r}, which is none: {error}") from error
+    if found.scheme not in ("http", "https") or not found.host:
+        raise InputError(
+            f"url is {url!r}; wanted http:// or https:// and a host, such as http://127.0.0.1:8000"
+        )
+    return url
+
+
+def unreachable(error: httpx2.RequestError, url: object) -> ClientError:
+    """What a connection that failed is told as; an AwayError where it may go better later."""
+    kind = ClientError if _stays(error) else AwayError
+    return kind(f"{url} does not answer: {error or type(error).__name__}", code="unreachable")
+
+
+def _stays(error: httpx2.RequestError) -> bool:
+    """Whether it fails again: a request or an answer out of form, or TLS that does not fit."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx2.ConnectError):
+        # A service that stops amid the handshake may be back soon.
+        return cause is not None and not isinstance(cause, ssl.SSLEOFError)
+    return isinstance(error, (httpx2.LocalProtocolError, httpx2.DecodingError))
 
 
 @dataclass(frozen=True)
@@ -202,8 +266,6 @@ def send_events(events: Iterable[Event]) -> Call[EventsResponse]:
         named: dict[str, Any] = {**event}
         if "id" not in event:
             named = {"id": uuid.uuid4().hex, "time": now, **event}
-        if "time" in named:
-            named["time"] = named["time"].isoformat()
         listed.append(named)
     return Call("POST", "/v1/events", EventsResponse, {"events": listed})
 
@@ -239,5 +301,8 @@ def ready() -> Call[ReadyResponse]:
 
 
 def _of_user(user: Id) -> str:
-    # A dot is safe in a path but for "." and "..", which are steps in it.
-    return "/v1/users/" + quote(str(user), safe="").replace(".", "%2E")
+    try:
+        # A dot is safe in a path but for "." and "..", which are steps in it.
+        return "/v1/users/" + quote(str(user), safe="").replace(".", "%2E")
+    except UnicodeEncodeError as error:
+        raise RefusedError(f"user is no valid text: {error}", code="invalid") from error

@@ -3,12 +3,20 @@
 import asyncio
 import inspect
 import json
+import socket
+import ssl
+import threading
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 import httpx2
+import numpy as np
+import pyarrow as pa
 import pytest
 from api_helper import keyed, listening, settings
 
 import hybridrec as hr
+from hybridrec.checks import InputError
 from hybridrec.client import (
     AsyncClient,
     AwayError,
@@ -23,6 +31,8 @@ from hybridrec.client import (
 )
 from hybridrec.serve.access.keys import create_key
 from hybridrec.serve.store.by_url import open_store
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +129,27 @@ def test_errors_say_what_happened(url):
         assert client.send_event(id="other", user="e", item="i1").accepted == 1
         with pytest.raises(ContradictionError, match="conflict"):
             client.send_event(id="once", user="e", item="i2")
-        with pytest.raises(TypeError, match="JSON"):
-            client.recommend(user={1})
+        for name in ("\ud800", "x" * 100_000):
+            with pytest.raises(RefusedError, match="invalid"):
+                client.user(name)
+        for value in ({1}, b"u", float("nan"), "\ud800"):
+            with pytest.raises(RefusedError, match="POST /v1/recommend cannot be sent"):
+                client.recommend(user=value)
+        for time in ("2024-05-01", 1714564800, datetime(2024, 5, 1)):
+            with pytest.raises(RefusedError, match=r"time: .* RFC 3339|time: .* timezone"):
+                client.send_event(user="e", item="i1", time=time)
+
+
+def test_arrays_and_written_times_are_taken(url):
+    with Client(url) as client:
+        listed = client.recommend(history=["i1", "i2"], block=["i3"], k=3).items
+        for kind in (np.array, pa.array, lambda ids: list(np.array(ids))):
+            found = client.recommend(history=kind(["i1", "i2"]), block=kind(["i3"]), k=np.int64(3))
+            assert found.items == listed
+        for user, time in enumerate(("2024-05-01T12:00:00Z", NOON)):
+            client.send_event(user=np.int64(user), item="i1", time=time)
+            assert client.user(np.int64(user)).events[0].time == NOON
+            client.forget(user)
 
 
 def test_a_key_opens_what_it_is_for(model_folder, tmp_path):
@@ -216,6 +245,64 @@ def test_nobody_waits_for_what_takes_too_long(waits):
     with pytest.raises(AwayError):
         client.recommend(user="u")
     assert waits == []
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_url_that_is_none_is_refused_at_once(kind):
+    for wrong in ("127.0.0.1:8765", "localhost:8000", "", "//host", "http://", "ftp://h", "http:h"):
+        with pytest.raises(InputError, match=f"url is '{wrong}'; wanted http:// or https://"):
+            kind(wrong)
+    with pytest.raises(InputError, match="Invalid port"):
+        kind("http://host:port")
+
+
+@contextmanager
+def answering(reply):
+    """The port of somebody who answers every connection with the same bytes, and who came."""
+    came = []
+
+    def answer():
+        with suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with connection, suppress(OSError):
+                    came.append(connection.recv(1000))
+                    connection.sendall(reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield server.getsockname()[1], came
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_what_cannot_get_better_is_asked_for_once(waits):
+    def once(error, says):
+        days, client = with_days(error)
+        with pytest.raises(ClientError, match=says) as told:
+            client.recommend(user="u")
+        assert not isinstance(told.value, AwayError)
+        assert told.value.code == "unreachable"
+        assert (len(days.bodies), waits) == (1, [])
+
+    untrusted = httpx2.ConnectError("certificate verify failed")
+    untrusted.__cause__ = ssl.SSLCertVerificationError()
+    once(untrusted, "certificate verify failed")
+    once(httpx2.LocalProtocolError("Illegal header value"), "Illegal header")
+    with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (port, came):
+        with Client(f"https://127.0.0.1:{port}") as client, pytest.raises(ClientError, match="SSL"):
+            client.ready()
+        assert (len(came), waits) == (1, [])
+    zipped = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"
+    with answering(zipped) as (port, came):
+        with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(ClientError):
+            client.ready()
+        assert (len(came), waits) == (1, [])
+    stopped = httpx2.ConnectError("EOF occurred in violation of protocol")
+    stopped.__cause__ = ssl.SSLEOFError()
+    _, client = with_days(stopped, fine())
+    assert client.send_event(user="u", item="i").accepted == 1
 
 
 def test_rolling_back_is_asked_for_once(waits):
