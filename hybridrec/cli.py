@@ -17,6 +17,7 @@ from hybridrec import __version__
 from hybridrec.bars import progress
 from hybridrec.checks import HybridrecError, InputError, whole_number
 from hybridrec.cli_data import ENCODER, add_data_arguments, encoder_of, last_held_out, read_data
+from hybridrec.cli_output import check_file, check_folder
 from hybridrec.cli_serve import add_serve_parsers
 from hybridrec.cli_tune import add_tune_parser
 
@@ -212,6 +213,7 @@ def _demo(chosen: argparse.Namespace) -> None:
     def say(line: str) -> None:
         print(line, flush=True)
 
+    check_folder("--output", chosen.output)
     run(chosen.output, say, encoder=chosen.encoder, seed=chosen.seed)
 
 
@@ -219,6 +221,7 @@ def _fit(chosen: argparse.Namespace) -> None:
     from hybridrec.storage import check_root
 
     check_root(chosen.output)
+    check_folder("--output", chosen.output)
     data = read_data(chosen)
     if chosen.hold_out:
         data = last_held_out(data).train
@@ -315,6 +318,9 @@ def _evaluate(chosen: argparse.Namespace) -> None:
     from hybridrec.loading import histories_version
     from hybridrec.storage import current
 
+    examples = whole_number("--examples", chosen.examples)
+    check_file("--json", chosen.json)
+    check_file("--report", chosen.report)
     version = current(chosen.model)
     engine = hr.load(chosen.model, version=version)
     data = _named_as(engine.data, read_data(chosen), chosen.data)
@@ -329,7 +335,6 @@ def _evaluate(chosen: argparse.Namespace) -> None:
         )
     if chosen.sample is not None:
         split = split.sample(chosen.sample)
-    examples = whole_number("--examples", chosen.examples)
     report = hr.evaluate(engine, split, k=chosen.k, slices=True)
     print(report)
     if chosen.json:

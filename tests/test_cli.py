@@ -146,12 +146,30 @@ def test_the_next_command_is_one_that_works(files, tmp_path, capsys):
         assert len(capsys.readouterr().out.splitlines()) == 10
 
 
-def test_a_report_that_cannot_be_written_is_one_line(model, files, tmp_path, capsys):
-    command = ["evaluate", model, str(files / "log.csv"), "-q", "--json"]
-    assert main([*command, str(tmp_path / "none" / "report.json")]) == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert errors[-1].startswith("hybridrec: error: ")
-    assert "report.json" in errors[-1]
+def test_what_cannot_be_written_is_refused_before_the_work(
+    model, files, tmp_path, capsys, monkeypatch
+):
+    def work(*_, **given):
+        raise AssertionError("worked for nothing")
+
+    monkeypatch.setattr(hr, "evaluate", work)
+    monkeypatch.setattr(hr.HybridRecommender, "fit", work)
+    log, kept = str(files / "log.csv"), tmp_path / "kept.html"
+    kept.write_text("kept")
+    for option in ("--json", "--report"):
+        for path in (tmp_path / "none" / "x.html", tmp_path, kept / "x.html"):
+            assert main(["evaluate", model, log, "-q", option, str(path)]) == 2
+            assert f"error: {option} {path} cannot be written (" in capsys.readouterr().err
+    for path in ("/proc/x", str(kept / "model")):
+        assert main(["fit", log, "-q", "-o", path]) == 2
+        assert f"error: --output {path} cannot be written (" in capsys.readouterr().err
+    # What can be written waits for its results.
+    new = tmp_path / "new.html"
+    for path in (kept, new):
+        with pytest.raises(AssertionError, match="for nothing"):
+            main(["evaluate", model, log, "-q", "--report", str(path)])
+    assert kept.read_text() == "kept"
+    assert not new.exists()
 
 
 @pytest.mark.parametrize(

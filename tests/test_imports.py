@@ -43,6 +43,7 @@ ORDER = [
     "demo",
     "doctor",
     "cli_data",
+    "cli_output",
     "cli_tune",
     "cli_serve",
     "cli",
