@@ -50,6 +50,7 @@ def run(config: ServeConfig, say: Callable[[str], None]) -> None:
         StoreError: the store cannot be opened.
         StorageError: there is no model, or it is damaged.
         OSError: the port is taken.
+        HybridrecError: one of several workers cannot start.
     """
     _check_tls(config)
     storage.current(config.model)  # no store in a folder that is no model's
@@ -134,7 +135,11 @@ def _serve_many(config: ServeConfig, listener: socket.socket) -> None:
     where = f"{__name__}:{worker.__name__}"
     with metrics_folder():
         inner = _uvicorn(where, config, workers=config.workers, factory=True)
-        Multiprocess(inner, sockets=[listener]).run()
+        several = Multiprocess(inner, sockets=[listener])
+        several.run()
+    # Below 0 stands the signal that stopped one.
+    if any((each.process.exitcode or 0) > 0 for each in several.processes):
+        raise HybridrecError("a worker cannot start, or failed to stop: its log above says why")
 
 
 def _uvicorn(app: FastAPI | str, config: ServeConfig, **more: Any) -> uvicorn.Config:

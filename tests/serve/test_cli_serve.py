@@ -277,6 +277,16 @@ def test_two_workers_are_one_service(own_folder, postgres_server):
 
 
 @pytest.mark.service
+def test_workers_that_cannot_start_are_a_failure(own_folder, postgres_server):
+    (own_folder / "CURRENT").write_text("x")
+    options = ("--store", postgres_server.database(), "--workers", "2")
+    with served(own_folder, *options) as (_, process, log):
+        assert process.wait(60) == 2
+        wait_until(lambda: log[-1].startswith("hybridrec: error: a worker cannot start"))
+    assert any("no version 'x'" in line for line in log)
+
+
+@pytest.mark.service
 def test_workers_end_with_the_process_that_was_killed(own_folder, postgres_server):
     options = ("--store", postgres_server.database(), "--workers", "2")
     with served(own_folder, *options) as (url, process, log):
