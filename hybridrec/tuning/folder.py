@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TRIALS, BEST = "trials.db", "best.json"
 _ABOUT, _LOCK = "search.json", ".lock"
-_REMEDY = "choose another folder, or start again what was begun there"
+_REMEDY = "choose another folder, or go on there with what it was begun with"
 
 
 @contextmanager
@@ -100,4 +100,6 @@ def _differs(name: str, there: Mapping[str, Any], about: Mapping[str, Any]) -> s
         return f"of hybridrec {there[name]}, whose figures mean nothing to {about[name]}"
     if name == "data":
         return f"on other data: {there['shape']}, and these are {about['shape']}"
+    if name == "seed":
+        return f"with the seed {there[name]}, and this one's is {about[name]}"
     return f"with another {name}"

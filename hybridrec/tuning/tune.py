@@ -89,10 +89,10 @@ def tune(
     about = {
         "data": bench.mark,
         "shape": repr(data),
+        "seed": whole_number("seed", seed),  # said first: the recommender is often of it, too
         "recommender": settings_of(stages.engine),
         "offered": [entry_of(stage) for stage in offered or ()],
         "space": repr(spaces),
-        "seed": whole_number("seed", seed),
     }
     folder = Path(folder)
     with opened(folder, about):

@@ -216,7 +216,8 @@ def test_time_that_is_up_leaves_the_first_trial_of_every_part(dataset, tmp_path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, "holds a search with another seed"),
+        ({"seed": 1}, "holds a search with the seed 0, and this one's is 1: choose another"),
+        ({"seed": 1, "engine": engine_of(seed=1)}, "with the seed 0, and this one's is 1"),
         ({"offered": ()}, "with another offered"),
         ({"space": SPACE}, "with another space"),
         ({"engine": engine_of(depth=10)}, "with another recommender"),
