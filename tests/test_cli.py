@@ -1,6 +1,9 @@
 """The command line as a newcomer would use it, on a tiny frame written to CSV."""
 
 import json
+import re
+import tomllib
+from pathlib import Path
 
 import pyarrow.csv as csv
 import pytest
@@ -8,6 +11,7 @@ import pytest
 import hybridrec as hr
 from hybridrec.cli import main
 
+ROOT = Path(__file__).parent.parent
 TEMPLATE = "{title}. {genres}"
 
 
@@ -264,6 +268,19 @@ def test_doctor_names_the_build_and_what_is_missing(capsys):
     assert "compiled core: " in out
     assert "[llm] torch " in out
     assert "numpy" in out
+
+
+def test_doctor_names_all_that_each_extra_brings(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    told = dict(re.findall(r"^\[(\w+)\] (.*)$", out, re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert set(told) == set(extras) - {"all", "test", "bench", "dev"}
+    for extra, names in told.items():
+        for wanted in extras[extra]:
+            name = re.match(r"[\w-]+", wanted)[0]
+            assert name == "hybridrec" or f"{name} " in names
 
 
 def test_doctor_finds_both_builds_of_faiss(monkeypatch, capsys):
