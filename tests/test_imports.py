@@ -44,6 +44,7 @@ ORDER = [
     "doctor",
     "cli_data",
     "cli_output",
+    "cli_evaluate",
     "cli_tune",
     "cli_serve",
     "cli",
