@@ -374,7 +374,7 @@ def _current(home: Path) -> str:
         raise StorageError(f"{pointer} is a link; wanted the file that save() wrote: save again")
     try:
         version = pointer.read_bytes().decode("ascii").removesuffix("\n")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise StorageError(
             f"{home} holds no saved model (it has no {_CURRENT}): give the folder that save() "
             "wrote; where its first save was interrupted, save again"

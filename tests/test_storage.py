@@ -278,6 +278,9 @@ def test_no_model_here(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="holds no saved model"):
         write_sidecar(tmp_path, "histories", fill(1))
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "log.csv").write_text("user,item\n")
+    with pytest.raises(StorageError, match="holds no saved model"):
+        open_current(tmp_path / "log.csv")
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "CURRENT", ".hidden"])
