@@ -60,14 +60,13 @@ def save_version(
             be written, or ``fill`` left a link or a name that is not plain.
     """
     root = Path(root)
-    if beside is None:
-        with _writing(root, wait):
-            return _publish(root, fill, keep_previous=True)
-    name, fill_beside = beside
-    home = root / _sidecar(name)
+    write_beside: Callable[[str], None] | None = None
+    if beside is not None:
+        name, fill_beside = beside
+        home = root / _sidecar(name)
 
-    def write_beside(version: str) -> None:
-        _publish_sidecar(home, lambda folder: fill_beside(folder, version))
+        def write_beside(version: str) -> None:
+            _publish_sidecar(home, lambda folder: fill_beside(folder, version))
 
     with _writing(root, wait):
         return _publish(root, fill, keep_previous=True, beside=write_beside)
